@@ -1,0 +1,28 @@
+"""Does the smallest convolutional net beat logistic regression on 8 x 8 digits?
+
+    uv run lmjax train digits_fcn
+"""
+
+from lmjax.cli import experiment_main
+from lmjax.data import Examples
+from lmjax.experiment import Experiment
+from lmjax.models import SimpleFCN
+from lmjax.optim import SGD, Cosine
+from lmjax.tasks import Classification
+
+
+def config() -> Experiment:
+    """SimpleFCN with momentum on scikit-learn's digits, 50 epochs of 1,437 examples."""
+    return Experiment(
+        name="digits_fcn",
+        task=Classification(model=SimpleFCN()),
+        data=Examples(source="digits"),
+        optimizer=SGD(learning_rate=0.1, momentum=0.9),
+        schedule=Cosine(),
+        steps=600,
+        batch_size=128,
+    )
+
+
+if __name__ == "__main__":
+    experiment_main(config)

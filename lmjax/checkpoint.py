@@ -1,0 +1,107 @@
+"""Checkpoints: state, data position and record of a run, committed together by Orbax."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lmjax.errors import InputError
+from lmjax.state import TrainState
+
+STATE, RECORD = "state", "record"
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step. Saving is asynchronous and atomic."""
+
+    def __init__(self, directory: epath.Path, keep: int | None = None):
+        """`keep` newest steps are retained; None = all (for reading)."""
+        self.directory = directory.resolve()  # Orbax takes absolute paths only
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options,
+            item_handlers={STATE: ocp.StandardCheckpointHandler(),
+                           RECORD: ocp.JsonCheckpointHandler()})
+
+    def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
+        """Copy to the host, return, and write in the background."""
+        self._manager.save(step, args=ocp.args.Composite(
+            **{STATE: ocp.args.StandardSave(_as_dict(state)),
+               RECORD: ocp.args.JsonSave(record)}))
+
+    def latest(self) -> int | None:
+        """The newest step on disk."""
+        return self._manager.latest_step()
+
+    def choose(self, step: int | None) -> int:
+        """The given step if it is there, or the newest one; raises InputError."""
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise InputError(f"{self.directory} holds no checkpoint yet")
+        if step is not None and step not in steps:
+            raise InputError(f"{self.directory} has no step {step}; it has {steps}")
+        return steps[-1] if step is None else step
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """State and record at `step`, the state laid out as `abstract` says.
+
+        Shapes and dtypes are compared first, since Orbax would cast in silence.
+        """
+        template = _as_dict(abstract)
+        check_leaves(self._shapes(step), template, f"{self.directory} step {step}")
+        restored = self._manager.restore(step, args=ocp.args.Composite(
+            **{STATE: ocp.args.StandardRestore(template), RECORD: ocp.args.JsonRestore()}))
+        return TrainState(**restored[STATE]), restored[RECORD]
+
+    def restore_weights(self, step: int, abstract: TrainState) -> tuple[Any, Any]:
+        """(params, model_state) at `step`, whatever optimizer made them."""
+        wanted = {"params": abstract.params, "model_state": abstract.model_state}
+        saved = {name: x for name, x in self._shapes(step).items() if name in wanted}
+        check_leaves(saved, wanted, f"{self.directory} step {step}")
+        args = ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True)
+        with ocp.CheckpointManager(
+            self.directory, item_handlers={STATE: ocp.PyTreeCheckpointHandler()}) as reader:
+            restored = reader.restore(step, args=ocp.args.Composite(**{STATE: args}))[STATE]
+        return restored["params"], restored["model_state"]
+
+    def wait(self) -> None:
+        """Until the save under way is committed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _shapes(self, step: int) -> dict[str, Any]:
+        metadata = self._manager.item_metadata(step)[STATE]
+        if metadata is None:
+            raise InputError(f"{self.directory} step {step} cannot be read")
+        return metadata.tree
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params,
+            "model_state": state.model_state, "opt_state": state.opt_state}
+
+
+def check_leaves(saved: Any, wanted: Any, where: str) -> None:
+    """Refuse a checkpoint whose leaves are missing, unexpected or of another shape or dtype."""
+    old, new = _flat(saved), _flat(wanted)
+    told = [f"missing {path}" for path in new.keys() - old.keys()]
+    told += [f"unexpected {path}" for path in old.keys() - new.keys()]
+    told += [f"{path} is {old[path]}, not {new[path]}"
+             for path in old.keys() & new.keys() if old[path] != new[path]]
+    if told:
+        raise InputError(f"{where} does not fit this model: {'; '.join(sorted(told))}")
+
+
+def _flat(tree: Any) -> dict[str, str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"):
+            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        for path, leaf in leaves}

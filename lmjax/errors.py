@@ -1,0 +1,75 @@
+"""Bad input, told in one line: field, value, what is allowed, the nearest valid name."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the command line prints it and exits with 2."""
+
+
+class FieldError(InputError):
+    """One field has a value it may not have. `field` is a dotted path from where it is known."""
+
+    def __init__(self, field: str, value: Any, allowed: str):
+        self.field, self.value, self.allowed = field, value, allowed
+        super().__init__(f"{field} = {value!r}: {allowed}")
+
+    def under(self, prefix: str) -> "FieldError":
+        """The same error, told from one level further out."""
+        return FieldError(f"{prefix}.{self.field}", self.value, self.allowed)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """An error that names the nearest valid name, or all of them where none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
+    return InputError(f"unknown {kind} {name!r}; {hint}")
+
+
+def check_number(
+    field: str,
+    value: float,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Refuse what is not a finite real number within the bounds (above, below are exclusive)."""
+    bounds = ((">", above), (">=", least), ("<", below), ("<=", most))
+    allowed = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not real or not math.isfinite(value):
+        raise FieldError(field, value, f"must be a finite number {allowed}".rstrip())
+    inside = (
+        (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    )
+    if not inside:
+        raise FieldError(field, value, f"must be {allowed}")
+
+
+def check_integer(field: str, value: int, *, least: int, most: int | None = None) -> None:
+    """Refuse what is not a whole number in [least, most]."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise FieldError(field, value, f"must be a whole number >= {least}")
+    check_number(field, value, least=least, most=most)
+
+
+def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse what is not one of the choices, naming the nearest."""
+    choices = tuple(choices)
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; nearest: {near[0]}" if near else ""
+        raise FieldError(field, value, f"must be one of {', '.join(choices)}{hint}")
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, told in one line; what it has saved is kept. Exit status 1."""

@@ -1,0 +1,96 @@
+"""Muon, Keller Jordan's rule (kellerjordan.github.io/posts/muon).
+
+    m <- momentum m + (1 - momentum) g                       (no bias correction)
+    u = momentum m + (1 - momentum) g with nesterov, else m
+    direction = NS5(u) * sqrt(max(1, outputs / inputs))
+
+NS5 moves every singular value of u / |u| to near 1 by five Newton-Schulz steps of a quintic; it is
+applied to the matrix view of each leaf, one matrix for each layer and each of q, k and v.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from lmjax.errors import check_choice, check_integer, check_number
+from lmjax.optim.recipe import MatrixOptimizer
+from lmjax.roles import Leaf, Roles, map_roles
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the author's quintic: fastest rise at zero
+EPS = 1e-7  # the author's guard of the division by the norm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon(MatrixOptimizer):
+    """Orthogonalised momentum for hidden matrices, AdamW for the rest."""
+
+    label: ClassVar[str] = "muon"
+
+    learning_rate: float = 0.02  # the peak for hidden matrices: the spectral norm of a step
+    momentum: float = 0.95  # decay of the momentum
+    nesterov: bool = True  # look ahead along the momentum
+    newton_schulz_steps: int = 5  # iterations of the quintic
+    newton_schulz_dtype: Literal["bfloat16", "float32", "float64"] = "bfloat16"  # of the products
+
+    def validate(self) -> None:
+        super().validate()
+        check_number("momentum", self.momentum, least=0, below=1)
+        check_integer("newton_schulz_steps", self.newton_schulz_steps, least=1, most=100)
+        check_choice("newton_schulz_dtype", self.newton_schulz_dtype,
+                     ("bfloat16", "float32", "float64"))
+
+    def direction(self, roles: Roles) -> optax.GradientTransformation:
+        return scale_by_muon(
+            roles, self.momentum, self.nesterov, self.newton_schulz_steps,
+            jnp.dtype(self.newton_schulz_dtype),
+        )
+
+
+class ScaleByMuonState(NamedTuple):
+    """momentum: a tree like the parameters."""
+
+    momentum: Any
+
+
+def scale_by_muon(
+    roles: Roles, momentum: float, nesterov: bool, steps: int, dtype: jnp.dtype
+) -> optax.GradientTransformation:
+    """The direction above; every leaf of `roles` must be a matrix."""
+
+    def init(params: Any) -> ScaleByMuonState:
+        return ScaleByMuonState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Any, state: ScaleByMuonState, params: Any = None) -> tuple[Any, Any]:
+        def mix(g: Array, m: Array) -> Array:
+            return momentum * m + (1 - momentum) * g
+
+        m = jax.tree.map(mix, updates, state.momentum)
+        u = jax.tree.map(mix, updates, m) if nesterov else m
+
+        def orthogonal(leaf: Leaf, u: Array) -> Array:
+            *_, inputs, outputs = leaf.matrix_shape
+            scale = max(1.0, outputs / inputs) ** 0.5
+            return scale * leaf.as_matrices(lambda x: orthogonalize(x, steps, dtype), u)
+
+        return map_roles(orthogonal, roles, u), ScaleByMuonState(m)
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonalize(
+    x: Float[Array, "*s i o"], steps: int, dtype: jnp.dtype
+) -> Float[Array, "*s i o"]:
+    """Newton-Schulz towards the nearest semi-orthogonal matrix, on the shorter side."""
+    a, b, c = NEWTON_SCHULZ
+    tall = x.shape[-2] > x.shape[-1]
+    y = jnp.swapaxes(x, -1, -2) if tall else x
+    y = y.astype(dtype)
+    y = y / (jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + EPS)
+    for _ in range(steps):
+        gram = y @ jnp.swapaxes(y, -1, -2)
+        y = a * y + (b * gram + c * (gram @ gram)) @ y
+    return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)

@@ -1,0 +1,168 @@
+"""The one chain of every optimizer: clip -> direction -> decay -> -rate.
+
+An optimizer differs from another in its direction only. What they share stands here once: the
+global-norm clip, decoupled weight decay by role, the schedule, the sign, and which rule moves
+which leaf. Decay is multiplied by the rate, as in torch.optim.AdamW:
+    p <- p - rate * factor(t) * (direction + weight_decay * p)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Integer
+
+from lmjax.errors import check_number
+from lmjax.parts import Part
+from lmjax.roles import Leaf, Roles, map_roles
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule(Part):
+    """A direction with its own rate and decay."""
+
+    learning_rate: float = 1e-3  # the peak of the schedule
+    weight_decay: float = 0.0  # decoupled; for the roles that decay (lmjax/roles.py)
+
+    def validate(self) -> None:
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+
+    def direction(self, roles: Roles) -> optax.GradientTransformation:
+        """From gradients to the direction of descent (positive: it is subtracted later).
+
+        `roles` has a Leaf for each parameter that this rule moves and nothing elsewhere.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer(Rule):
+    """A rule for a whole model, with the shared head and tail of the chain."""
+
+    needs_previous_batch: ClassVar[bool] = False  # the step then gets batch t - 1 too
+
+    clip_norm: float = 0.0  # largest global norm of the gradient; 0 = no clipping
+
+    def validate(self) -> None:
+        super().validate()
+        check_number("clip_norm", self.clip_norm, least=0)
+
+    def rule_for(self, leaf: Leaf) -> Rule:
+        """The rule that moves this leaf."""
+        return self
+
+    def evaluation_params(self, opt_state: Any, params: Any) -> Any:
+        """Where the model is evaluated, which averaging methods put elsewhere than `params`."""
+        return params
+
+    def build(
+        self,
+        roles: Roles,
+        learning_rate: float | Float[Array, ""],
+        factor: Callable[[Integer[Array, ""]], Float[Array, ""]],
+    ) -> optax.GradientTransformationExtraArgs:
+        """The transformation for a model's parameters.
+
+        Args:
+          roles: a Leaf for each parameter.
+          learning_rate: stands in for `self.learning_rate`, so that it can be traced.
+          factor: update number (from 0) -> factor of every rate.
+        """
+        rules = map_roles(self.rule_for, roles)
+
+        def rate(rule: Rule) -> float | Float[Array, ""]:
+            return learning_rate if rule is self else rule.learning_rate
+
+        decays = map_roles(lambda leaf, rule: leaf.decays * rule.weight_decay, roles, rules)
+        return optax.named_chain(
+            ("clip", optax.clip_by_global_norm(self.clip_norm) if self.clip_norm
+             else optax.identity()),
+            ("direction", _by_rule(roles, rules)),
+            ("decay", _add_decay(decays)),
+            ("rate", _scale_by_rate(jax.tree.map(rate, rules, is_leaf=_is_rule), factor)),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Auxiliary(Rule):
+    """AdamW for the leaves that a matrix method does not move; the same for every such method."""
+
+    label: ClassVar[str] = "auxiliary"
+
+    learning_rate: float = 3e-3  # the peak for embeddings, head, biases and norms
+    b1: float = 0.9  # decay of the first moment
+    b2: float = 0.95  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
+
+    def validate(self) -> None:
+        super().validate()
+        check_number("b1", self.b1, least=0, below=1)
+        check_number("b2", self.b2, least=0, below=1)
+        check_number("eps", self.eps, above=0)
+
+    def direction(self, roles: Roles) -> optax.GradientTransformation:
+        return optax.scale_by_adam(self.b1, self.b2, self.eps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatrixOptimizer(Optimizer):
+    """A rule for hidden matrices; embeddings, head, biases and norms go by the auxiliary."""
+
+    auxiliary: Auxiliary = Auxiliary()
+
+    def rule_for(self, leaf: Leaf) -> Rule:
+        return self if leaf.role == "matrix" else self.auxiliary
+
+
+def _is_rule(x: Any) -> bool:
+    return isinstance(x, Rule)
+
+
+def _by_rule(roles: Roles, rules: Any) -> optax.GradientTransformation:
+    """Each leaf through the direction of its rule."""
+    distinct = list(dict.fromkeys(jax.tree.leaves(rules, is_leaf=_is_rule)))
+    if len(distinct) == 1:
+        return distinct[0].direction(roles)
+
+    def only(rule: Rule) -> Roles:
+        return map_roles(lambda leaf, own: leaf if own is rule else optax.MaskedNode(),
+                         roles, rules)
+
+    return optax.partition(
+        {rule.label: rule.direction(only(rule)) for rule in distinct},
+        jax.tree.map(lambda rule: rule.label, rules, is_leaf=_is_rule),
+    )
+
+
+def _add_decay(decays: Any) -> optax.GradientTransformation:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def add(decay: float, u: Array, p: Array) -> Array:
+            return u + decay * p if decay else u
+
+        return jax.tree.map(add, decays, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class ScaleByRateState(NamedTuple):
+    """count: int32 [], updates made so far."""
+
+    count: Integer[Array, ""]
+
+
+def _scale_by_rate(
+    rates: Any, factor: Callable[[Integer[Array, ""]], Float[Array, ""]]
+) -> optax.GradientTransformation:
+    def init(params: Any) -> ScaleByRateState:
+        return ScaleByRateState(jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: ScaleByRateState, params: Any = None) -> tuple[Any, Any]:
+        now = factor(state.count)
+        scaled = jax.tree.map(lambda rate, u: -(rate * now) * u, rates, updates)
+        return scaled, ScaleByRateState(state.count + 1)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,91 @@
+"""Overrides of a configuration as words of a command line, and back.
+
+    --optimizer.learning-rate 3e-4     the value of a field
+    optimizer:muon                     another part, from its own defaults; before or after flags
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from lmjax.errors import InputError, unknown
+from lmjax.parts import Part, leaves, replace, sockets, swap
+from lmjax.record import difference
+
+P = TypeVar("P", bound=Part)
+Parse = Callable[[Any, Sequence[str]], Any]  # (declared type, words) -> value, or ValueError
+
+
+def apply(part: P, words: Sequence[str], parse: Parse) -> P:
+    """The tree with the overrides; raises InputError that names the flag and the nearest one."""
+    swaps, flags = split(words)
+    for word in swaps:
+        path, _, label = word.partition(":")
+        part = swap(part, _field(path), label)
+    fields = leaves(part)
+    for flag, given in flags:
+        path = _field(flag.removeprefix("--"))
+        if path not in fields:
+            raise unknown("option", flag, map(to_flag, fields))
+        kind, _ = fields[path]
+        try:
+            value = parse(kind, given)
+        except ValueError as error:
+            told = " ".join(given) if given else "nothing"
+            raise InputError(f"{flag} = {told}: {error}") from None
+        part = replace(part, path, value)
+    return part
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """(swaps, (flag, its values)) of a command line; `--flag=value` is as good as two words."""
+    swaps: list[str] = []
+    flags: list[tuple[str, list[str]]] = []
+    open_flag = False  # the last word was a flag or one of its values
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            flags.append((flag, [value] if equals else []))
+            open_flag = not equals
+        elif open_flag and not (flags[-1][1] and _is_swap(word)):
+            flags[-1][1].append(word)
+        elif _is_swap(word):
+            swaps.append(word)
+        else:
+            raise InputError(f"unexpected word {word!r}; overrides are --field VALUE or part:NAME")
+    return swaps, flags
+
+
+def to_words(base: Part, part: Part) -> list[str]:
+    """The overrides that make `part` of `base`: apply(base, to_words(base, part)) == part."""
+    changed = difference(base, part)
+    words = [f"{path.replace('_', '-')}:{_label(part, path)}"
+             for path in sockets(part) if path in changed]
+    swapped = base
+    for word in words:
+        path, _, label = word.partition(":")
+        swapped = swap(swapped, _field(path), label)
+    for path in difference(swapped, part):
+        value = leaves(part)[path][1]
+        items = value if isinstance(value, tuple) else [value]
+        words += [to_flag(path), *map(str, items)]
+    return words
+
+
+def to_flag(path: str) -> str:
+    """The flag of a field."""
+    return f"--{path.replace('_', '-')}"
+
+
+def _field(words: str) -> str:
+    return words.replace("-", "_")
+
+
+def _is_swap(word: str) -> bool:
+    path, colon, label = word.partition(":")
+    return bool(colon and label) and path.replace(".", "").replace("-", "").isalpha()
+
+
+def _label(part: Any, path: str) -> str:
+    for name in path.split("."):
+        part = getattr(part, name)
+    return part.label

@@ -1,0 +1,99 @@
+"""A configuration is a tree of parts: frozen dataclasses that can be listed, swapped and checked.
+
+A part is pluggable by being a subclass: the alternatives of a field are the imported subclasses
+of its declared type, so re-exporting one from its package is all that makes it selectable, and a
+part that an experiment's own module defines is as good as one of ours.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any, ClassVar, TypeVar
+
+from lmjax.errors import FieldError, unknown
+
+P = TypeVar("P", bound="Part")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A frozen dataclass whose fields are settings and whose methods build the thing."""
+
+    label: ClassVar[str] = ""  # its name on the command line and in the record; "" = abstract
+
+    def validate(self) -> None:
+        """Raise FieldError for a value that can never work."""
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of each field, in order of declaration."""
+        for field in dataclasses.fields(self):
+            yield field.name, getattr(self, field.name)
+
+
+def alternatives(base: type[Part]) -> dict[str, type[Part]]:
+    """Label -> class, of every concrete subclass of `base` that has been imported."""
+    found = {base.label: base} if base.label else {}
+    for subclass in base.__subclasses__():
+        found |= alternatives(subclass)
+    return found
+
+
+def validate(part: Part) -> None:
+    """Check a whole tree, children first; errors carry the full path of the field."""
+    for name, value in part.children():
+        if isinstance(value, Part):
+            try:
+                validate(value)
+            except FieldError as error:
+                raise error.under(name) from None
+    part.validate()
+
+
+def field_types(part: Part | type[Part]) -> dict[str, Any]:
+    """Name -> declared type of each field, with annotations resolved."""
+    cls = part if isinstance(part, type) else type(part)
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def leaves(part: Part, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (declared type, value) of every field that is not itself a part."""
+    types, found = field_types(part), {}
+    for name, value in part.children():
+        if isinstance(value, Part):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = (types[name], value)
+    return found
+
+
+def sockets(part: Part, prefix: str = "") -> dict[str, type[Part]]:
+    """Dotted path -> declared type of every field that holds a part, and so can be swapped."""
+    types, found = field_types(part), {}
+    for name, value in part.children():
+        if isinstance(value, Part):
+            found[prefix + name] = types[name]
+            found |= sockets(value, f"{prefix}{name}.")
+    return found
+
+
+def replace(part: P, path: str, value: Any) -> P:
+    """A copy of the tree with the field at the dotted path changed."""
+    name, _, rest = path.partition(".")
+    if rest:
+        value = replace(getattr(part, name), rest, value)
+    return dataclasses.replace(part, **{name: value})
+
+
+def swap(part: P, path: str, label: str) -> P:
+    """A copy of the tree with the part at `path` replaced by the alternative named `label`.
+
+    Every part can be built from its own defaults, and that is where the new one starts.
+    """
+    known = sockets(part)
+    if path not in known:
+        raise unknown("part", path, known)
+    choices = alternatives(known[path])
+    if label not in choices:
+        raise unknown(path, label, choices)
+    return replace(part, path, choices[label]())

@@ -1,0 +1,92 @@
+"""A configuration as JSON: written with every default expanded, read back, digested, compared.
+
+Reading constructs only subclasses of Part that are already imported, chosen by their label;
+nothing is imported by a name that stands in a file.
+"""
+
+import hashlib
+import json
+import typing
+from typing import Any, TypeVar
+
+from lmjax.errors import InputError, unknown
+from lmjax.parts import Part, alternatives, field_types, leaves, sockets
+
+P = TypeVar("P", bound=Part)
+PART = "part"  # the key that holds a part's label
+
+
+def to_record(part: Part) -> dict[str, Any]:
+    """The whole tree as plain JSON values."""
+    record: dict[str, Any] = {PART: part.label}
+    for name, value in part.children():
+        record[name] = to_record(value) if isinstance(value, Part) else value
+    return record
+
+
+def from_record(base: type[P], record: Any, path: str = "config") -> P:
+    """The part that `record` describes, which must be an alternative of `base`."""
+    if not isinstance(record, dict) or PART not in record:
+        raise InputError(f"{path}: not the record of a {base.__name__}")
+    choices = alternatives(base)
+    if record[PART] not in choices:
+        raise unknown(f"{path} part", str(record[PART]), choices)
+    cls = choices[record[PART]]
+    types = field_types(cls)
+    given = {name: value for name, value in record.items() if name != PART}
+    if given.keys() != types.keys():
+        odd = sorted(given.keys() ^ types.keys())
+        raise InputError(f"{path}: fields missing or unexpected: {', '.join(odd)}")
+    values = {}
+    for name, value in given.items():
+        kind, where = types[name], f"{path}.{name}"
+        if isinstance(kind, type) and issubclass(kind, Part):
+            values[name] = from_record(kind, value, where)
+        else:
+            values[name] = _plain(kind, value, where)
+    return cls(**values)
+
+
+def _plain(kind: Any, value: Any, path: str) -> Any:
+    """A JSON value as the declared type, or an error that says which was found."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_plain(args[0], item, path) for item in value)
+    if origin is typing.Literal and value in args:
+        return value
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and type(value) is kind:
+        return value
+    raise InputError(f"{path} = {value!r}: must be {getattr(kind, '__name__', kind)}")
+
+
+def canonical(record: Any) -> str:
+    """The one text of a record, equal for equal records."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(record: Any) -> str:
+    """SHA-256 of the canonical text, in hex."""
+    return hashlib.sha256(canonical(record).encode()).hexdigest()
+
+
+def difference(old: Part, new: Part) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (old, new) of every field that differs; a swapped part shows its label."""
+    before, after = _flat(old), _flat(new)
+    paths = list(dict.fromkeys([*before, *after]))
+    return {
+        path: (before.get(path), after.get(path))
+        for path in paths
+        if before.get(path) != after.get(path)
+    }
+
+
+def _flat(part: Part) -> dict[str, Any]:
+    flat = {path: value for path, (_, value) in leaves(part).items()}
+    for path in sockets(part):
+        child: Any = part
+        for name in path.split("."):
+            child = getattr(child, name)
+        flat[path] = child.label
+    return flat

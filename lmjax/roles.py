@@ -1,0 +1,144 @@
+"""What each parameter is, said once.
+
+Every model names the axes of every parameter (Flax's partitioning metadata). The table below turns
+those names into a role, a matrix view and weight decay; nothing else guesses from shapes or paths.
+
+A parameter's axes fall into stacked axes (independent copies: layers; q, k and v) and groups of
+axes that belong together (heads with head_dim; a convolution's window with its input channels).
+One group makes a vector, two make a matrix (input, output).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+from jaxtyping import Array, Float
+
+from lmjax.errors import unknown
+
+Role = Literal["matrix", "embedding", "head", "vector"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """How one logical axis takes part in its parameter."""
+
+    stacked: bool = False  # independent copies lie along it
+    joins: str = ""  # the axis before it with which it forms one group
+    rows: bool = False  # as the input: a table of rows to look up; as the output: the classes
+
+
+AXES: dict[str, Axis] = {
+    "layers": Axis(stacked=True),
+    "qkv": Axis(stacked=True),
+    "embed": Axis(),
+    "mlp": Axis(),
+    "features": Axis(),
+    "heads": Axis(),
+    "head_dim": Axis(joins="heads"),
+    "height": Axis(),
+    "width": Axis(joins="height"),
+    "conv_in": Axis(joins="width"),
+    "conv_out": Axis(),
+    "vocab": Axis(rows=True),
+    "position": Axis(rows=True),
+    "classes": Axis(rows=True),
+}
+
+DECAYS: dict[Role, bool] = {"matrix": True, "embedding": True, "head": True, "vector": False}
+# Biases and norms are not decayed (nanoGPT's rule: only tensors that enter a matrix product are).
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One parameter: its shape, its axes, and what the table says they make of it."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Axis numbers that are not stacked, those that belong together in one list."""
+        groups: list[list[int]] = []
+        for number, name in enumerate(self.axes):
+            if AXES[name].stacked:
+                continue
+            previous = self.axes[groups[-1][-1]] if groups else ""
+            if AXES[name].joins and AXES[name].joins == previous:
+                groups[-1].append(number)
+            else:
+                groups.append([number])
+        return groups
+
+    @property
+    def role(self) -> Role:
+        groups = self.groups
+        if len(groups) < 2:
+            return "vector"
+        if AXES[self.axes[groups[0][0]]].rows:
+            return "embedding"
+        return "head" if AXES[self.axes[groups[1][0]]].rows else "matrix"
+
+    @property
+    def decays(self) -> bool:
+        return DECAYS[self.role]
+
+    @property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """[stacked..., input, output] sizes of the matrix view."""
+        stacked = [size for size, name in zip(self.shape, self.axes, strict=True)
+                   if AXES[name].stacked]
+        return (*stacked, *(math.prod(self.shape[n] for n in group) for group in self.groups))
+
+    def as_matrices(
+        self, function: Callable[[Float[Array, "*s i o"]], Float[Array, "*s i o"]], x: Array
+    ) -> Array:
+        """Apply a function of matrices [stacked..., input, output] to an array of this leaf."""
+        stacked = [n for n, name in enumerate(self.axes) if AXES[name].stacked]
+        order = [*stacked, *(n for group in self.groups for n in group)]
+        moved = jnp.transpose(x, order)
+        y = function(moved.reshape(self.matrix_shape)).reshape(moved.shape)
+        return jnp.transpose(y, [order.index(n) for n in range(len(order))])
+
+
+Roles = Any  # a pytree of the parameters' structure whose leaves are Leaf
+
+
+def read_roles(boxed: Any) -> Roles:
+    """The roles of a tree of parameters as Flax's init returns it, each leaf boxed with axis names.
+
+    Raises InputError for a name that is not in the table and ValueError for a leaf without names
+    or with more than two groups: every leaf must be covered.
+    """
+
+    def read(path: Any, box: Any) -> Leaf:
+        where = jax.tree_util.keystr(path)
+        if not isinstance(box, meta.Partitioned):
+            raise ValueError(f"parameter {where} has no axis names; use with_partitioning")
+        axes, shape = tuple(str(name) for name in box.names), tuple(box.value.shape)
+        for name in axes:
+            if name not in AXES:
+                raise unknown(f"axis of parameter {where}", name, AXES)
+        leaf = Leaf(shape, axes)
+        if len(axes) != len(shape) or len(leaf.groups) > 2:
+            raise ValueError(f"parameter {where} {shape} has axes {axes}: not a vector or matrix")
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(read, boxed, is_leaf=_is_box)
+
+
+def map_roles(function: Callable[..., Any], roles: Roles, *trees: Any) -> Any:
+    """tree.map whose first tree holds Leaf objects."""
+    return jax.tree.map(function, roles, *trees, is_leaf=lambda x: isinstance(x, Leaf))
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, meta.AxisMetadata)

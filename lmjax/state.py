@@ -1,0 +1,36 @@
+"""TrainState: everything that a run carries from one step to the next."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Integer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """A pytree of plain arrays with string keys."""
+
+    step: Integer[Array, ""]  # int32, updates made so far
+    params: Any  # float32 master copy
+    model_state: Any  # the model's further collections: {} or {"batch_stats": ...}
+    opt_state: Any  # of the optax chain
+
+
+def parameter_count(params: Any) -> int:
+    """Numbers in a tree of arrays or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def state_digest(state: TrainState) -> str:
+    """SHA-256 over (path, dtype, shape, content) of each leaf, in order of the paths."""
+    content = hashlib.sha256()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
+        array = np.asarray(leaf)
+        content.update(f"{path} {array.dtype} {array.shape} ".encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()

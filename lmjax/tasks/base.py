@@ -1,0 +1,107 @@
+"""What the trainer needs of a task. It knows no other: a task is how a run has a meaning."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lmjax.data import Batch, Dataset
+from lmjax.errors import FieldError
+from lmjax.losses import accuracy, cross_entropy
+from lmjax.metrics import Mean, Metrics
+from lmjax.models import Model
+from lmjax.parts import Part
+
+Variables = dict[str, Any]  # Flax's collections: {"params": ..., further ones: model state}
+
+
+class Outcome(NamedTuple):
+    """What a batch costs under some variables. All sums, never means."""
+
+    loss: Mean  # nats or whatever is minimised, over the batch's weight
+    metrics: Metrics  # further pairs, without the loss
+    model_state: Variables  # the collections beside "params", after the batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(Part):
+    """Turns a model's output into a loss and metrics. Most tasks differ in `metrics` alone."""
+
+    unit: ClassVar[str] = "examples"  # what throughput is counted in
+    headline: ClassVar[str] = "loss"  # the validation metric that a run is judged by
+
+    model: Model
+
+    def check(self, dataset: Dataset) -> None:
+        """Raise FieldError where the model cannot take this data."""
+
+    def module(self) -> nn.Module:
+        """The model, from inputs to logits."""
+        return self.model.build()
+
+    def init(self, key: PRNGKeyArray, batch: Batch) -> Variables:
+        """Fresh variables, each parameter boxed with the names of its axes."""
+        return self.module().init(key, batch["inputs"], train=False)
+
+    def logits(
+        self, variables: Variables, batch: Batch, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "*b C"], Variables]:
+        """Logits and the model state after the batch; `key` (for dropout) means training."""
+        params = variables["params"]
+        inputs = batch["inputs"]
+        if jnp.issubdtype(inputs.dtype, jnp.floating):  # token ids have no precision to follow
+            inputs = inputs.astype(jax.tree.leaves(params)[0].dtype)
+        if key is None:
+            return self.module().apply(variables, inputs, train=False), _state(variables)
+        logits, updated = self.module().apply(
+            variables, inputs, train=True, rngs={"dropout": key},
+            mutable=[name for name in variables if name != "params"])
+        return logits, {**_state(variables), **updated}
+
+    def outcome(self, variables: Variables, batch: Batch, key: PRNGKeyArray | None) -> Outcome:
+        """Loss and metrics of one batch; `key` (for dropout) means training."""
+        logits, model_state = self.logits(variables, batch, key)
+        targets, weights = batch["targets"], batch["weights"]
+        loss = cross_entropy(logits, targets, weights)
+        metrics = {"accuracy": accuracy(logits, targets, weights), **self.metrics(loss)}
+        return Outcome(loss, metrics, model_state)
+
+    def metrics(self, loss: Mean) -> Metrics:
+        """Metrics of this task beside loss and accuracy."""
+        return {}
+
+    def with_sampled_targets(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Batch:
+        """The batch with targets drawn from the model's own prediction (Gauss-Newton methods)."""
+        logits, _ = self.logits(variables, batch, None)
+        drawn = jax.random.categorical(key, logits.astype(jnp.float32))
+        return {**batch, "targets": drawn.astype(batch["targets"].dtype)}
+
+    def count(self, batch: Batch) -> int:
+        """Units in one batch, for throughput."""
+        return batch["targets"].size
+
+    def baselines(self, dataset: Dataset) -> dict[str, float]:
+        """Name -> headline metric, on the same held-out split, of methods that need no training
+        by us; a run that does not beat them has shown nothing."""
+        return {}
+
+    def showcase(self, params: Any, dataset: Dataset, key: PRNGKeyArray) -> str:
+        """Something a reader can look at, made by the trained model; "" = nothing to show."""
+        return ""
+
+    def commands(self, run: str) -> dict[str, str]:
+        """Name -> command line that does something with a finished run of this task."""
+        return {}
+
+
+def check_shape(field: str, value: int, needed: int, what: str) -> None:
+    """Refuse a size of the model that the data does not fit into."""
+    if value < needed:
+        raise FieldError(field, value, f"must be at least {needed}, {what}")
+
+
+def _state(variables: Variables) -> Variables:
+    return {name: value for name, value in variables.items() if name != "params"}

@@ -1,0 +1,269 @@
+"""One run, from a configuration to a result. The only file that knows the order of things."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from lmjax import rundir
+from lmjax.checkpoint import Checkpoints
+from lmjax.console import Console, Pace, clock, short
+from lmjax.data import Batch, Dataset
+from lmjax.errors import FieldError, InputError, RunError
+from lmjax.evaluate import evaluate
+from lmjax.experiment import Experiment, check_same
+from lmjax.load import open_checkpoints
+from lmjax.metrics import values
+from lmjax.parallel import Program, abstract_variables, compile_program, prefetch
+from lmjax.parts import validate
+from lmjax.record import from_record, to_record
+from lmjax.rng import key_for
+from lmjax.state import TrainState, parameter_count, state_digest
+from lmjax.summary import already_finished, introduce, report
+from lmjax.writers import MetricsLog
+
+
+class Run(NamedTuple):
+    """What the loop works with."""
+
+    experiment: Experiment
+    dataset: Dataset
+    program: Program
+    checkpoints: Checkpoints
+    log: MetricsLog
+    console: Console
+    pace: Pace
+    units: int  # tokens or examples in one update
+
+
+def run(
+    experiment: Experiment,
+    workdir: str | None = None,
+    *,
+    base: Experiment | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train an experiment to its end, resuming what its directory holds; returns result.json.
+
+    Args:
+      experiment: what to run.
+      workdir: the run directory; None = runs/NAME/seedS-DIGEST.
+      base: the experiment without overrides, against which the record shows the difference.
+      quiet: print nothing.
+
+    Raises InputError for bad input, before any device is touched, and RunError for a run that
+    cannot go on (a loss that is not finite).
+    """
+    console = Console(quiet)
+    base = base or experiment
+    dataset, batch = prepare(experiment)
+    path = rundir.choose(experiment, dataset, workdir)
+    weights = find_weights(experiment)
+    rundir.claim(path, experiment, base, dataset, batch)
+    result = rundir.read_result(path)
+    if result is not None and result["steps"] >= experiment.steps:
+        return already_finished(result, experiment, base, path, console)
+    program = compile_program(experiment, batch)
+    introduce(experiment, dataset, program, path, console)
+    checkpoints = Checkpoints(path / rundir.CHECKPOINTS, experiment.keep)
+    state = restore(experiment, dataset, program, checkpoints, console)
+    if state is None:
+        state = fresh_state(program, weights, console)
+    start = int(state.step)
+    started = Run(experiment, dataset, program, checkpoints, MetricsLog(path, start),
+                  console, Pace(), experiment.task.count(batch))
+    try:
+        result = finish(started, loop(started, state, start), path)
+    finally:
+        started.log.close()
+        checkpoints.close()
+    report(result, experiment, base, path, console)
+    return result
+
+
+def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
+    """Everything that can be refused without a device: values, data, model against data."""
+    validate(experiment)
+    dataset = experiment.data.load()
+    experiment.task.check(dataset)
+    batch = dataset.batch(experiment.seed, 0, experiment.batch_size)
+    abstract_variables(experiment, batch)
+    return dataset, batch
+
+
+def loop(run: Run, state: TrainState, start: int) -> TrainState:
+    """THE loop, from update `start` to the last. Its order is its meaning:
+
+    dispatch a step; look at the metrics of the steps before it, so that the host never waits for
+    the one just dispatched; evaluate; save. What is logged up to a step is written before that
+    step is saved, so that a checkpoint never claims a step whose metrics could still be lost.
+    """
+    e, program = run.experiment, run.program
+    pending: list[tuple[int, Any]] = []  # (step, metrics still on the devices)
+    feed = batches(run, start)
+    for step in range(start + 1, e.steps + 1):
+        with jax.transfer_guard("disallow"):
+            batch, previous = next(feed)
+            state, metrics = program.train_step(state, batch, previous, program.knobs)
+        pending.append((step, metrics))
+        evaluates = is_due(step, e.evaluate_every, e.steps)
+        saves = is_due(step, e.save_every, e.steps)
+        if evaluates or saves or step == e.steps:
+            write_metrics(run, pending, keep=0)
+        elif step % e.log_every == 0:
+            write_metrics(run, pending, keep=1)
+        if evaluates:
+            evaluate_and_log(run, state, step)
+        if saves:
+            save(run, state, step)
+    return state
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something is done after this step; after the last one `finish` does it."""
+    return every > 0 and step % every == 0 and step < last
+
+
+def batches(run: Run, start: int) -> Iterator[tuple[Batch, Batch | None]]:
+    """(batch, the one before it if the optimizer asks for it) on the devices, from `start` on.
+
+    The very first batch has none before it and stands in for it.
+    """
+    e = run.experiment
+    asked = e.optimizer.needs_previous_batch
+    first = max(start - 1, 0) if asked else start
+    host = (run.dataset.batch(e.seed, number, e.batch_size) for number in range(first, e.steps))
+    feed = prefetch(host, run.program.place)
+    previous = next(feed) if first < start else None
+    for batch in feed:
+        yield batch, (batch if previous is None else previous) if asked else None
+        previous = batch
+
+
+def write_metrics(run: Run, pending: list[tuple[int, Any]], keep: int) -> None:
+    """Log all pending steps but the newest `keep`; raises RunError where one is not finite."""
+    done, pending[:] = pending[: len(pending) - keep], pending[len(pending) - keep :]
+    if not done:
+        return
+    newest = done[-1][0]
+    numbers: dict[str, float] = {}
+    for (step, _), means in zip(done, jax.device_get([means for _, means in done]), strict=True):
+        numbers = values(means)
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                run.log.flush()
+                raise RunError(f"step {step}: {name} is {value}, the run stops; the newest "
+                               f"checkpoint is of step {run.checkpoints.latest()}")
+        run.log.write("train", step, numbers, events=step == newest)
+    run.pace.mark(newest)
+    e = run.experiment
+    run.console.progress(
+        f"step {newest:{len(str(e.steps))}d}/{e.steps}  loss {numbers['loss']:.4f}  "
+        f"{short(rate(run))} {e.task.unit}/s  ETA {clock(run.pace.remaining(e.steps))}",
+        final=newest == e.steps)
+
+
+def rate(run: Run) -> float | None:
+    """Tokens or examples per second, without compilation and evaluation."""
+    steps_per_second = run.pace.steps_per_second
+    return None if steps_per_second is None else steps_per_second * run.units
+
+
+def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]:
+    """One evaluation, to the log and the console."""
+    begun = time.monotonic()
+    numbers = evaluate(run.program, state, run.dataset, run.experiment.batch_size)
+    run.log.write("validation", step, numbers)
+    told = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+    run.console.say(f"validation at step {step}: {told}")
+    run.pace.exclude(time.monotonic() - begun)
+    return numbers
+
+
+def save(run: Run, state: TrainState, step: int) -> None:
+    """State, data position and record in one commit."""
+    run.log.flush()
+    run.checkpoints.save(step, state, {
+        "config": to_record(run.experiment),
+        "data": {"digest": run.dataset.digest, "next_batch": step},
+    })
+
+
+def restore(
+    experiment: Experiment, dataset: Dataset, program: Program, checkpoints: Checkpoints,
+    console: Console,
+) -> TrainState | None:
+    """The newest checkpoint of this very run, or None where there is none."""
+    step = checkpoints.latest()
+    if step is None:
+        return None
+    if step > experiment.steps:
+        raise FieldError("steps", experiment.steps, f"the run is already at step {step}")
+    state, record = checkpoints.restore(step, program.abstract_state)
+    check_same(from_record(Experiment, record["config"]), experiment, str(checkpoints.directory))
+    if record["data"] != {"digest": dataset.digest, "next_batch": step}:
+        raise InputError(f"{checkpoints.directory} step {step} was made on other data")
+    console.say(f"resumed from step {step} of {experiment.steps}")
+    return state
+
+
+class Weights(NamedTuple):
+    """Where a new run takes its weights from."""
+
+    checkpoints: Checkpoints
+    step: int
+
+
+def find_weights(experiment: Experiment) -> Weights | None:
+    """The checkpoint that `init_from` names; raises InputError where there is none."""
+    if not experiment.init_from:
+        return None
+    name, at, step = experiment.init_from.rpartition("@")
+    if not at:
+        name, step = experiment.init_from, ""
+    elif not step.isdecimal():
+        raise FieldError("init_from", experiment.init_from, "must be RUN or RUN@STEP")
+    checkpoints = open_checkpoints(epath.Path(name))
+    return Weights(checkpoints, checkpoints.choose(int(step) if step else None))
+
+
+def fresh_state(program: Program, weights: Weights | None, console: Console) -> TrainState:
+    """The state of step 0, from the seed, or with the weights of another run."""
+    state = program.init(program.knobs)
+    if weights is None:
+        return state
+    params, model_state = weights.checkpoints.restore_weights(
+        weights.step, program.abstract_state)
+    console.say(f"weights from {weights.checkpoints.directory.parent} at step {weights.step}")
+    weights.checkpoints.close()
+    return dataclasses.replace(state, params=params, model_state=model_state)
+
+
+def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
+    """Final save, final evaluation, result.json, and what a reader wants to know next."""
+    e, step = run.experiment, int(state.step)
+    if run.checkpoints.latest() != step:
+        save(run, state, step)
+    validation = evaluate_and_log(run, state, step)
+    run.log.flush()
+    params = e.optimizer.evaluation_params(state.opt_state, state.params)
+    shown = e.task.showcase(params, run.dataset, key_for(e.seed, "text"))
+    result = {
+        "experiment": e.name,
+        "seed": e.seed,
+        "steps": step,
+        "parameters": parameter_count(state.params),
+        "validation": validation,
+        "baselines": {e.task.headline: e.task.baselines(run.dataset)},
+        f"{e.task.unit}_per_second": rate(run),
+        "state_digest": state_digest(state),
+    }
+    run.checkpoints.wait()
+    rundir.write_json(path / rundir.RESULT, result)
+    if shown:
+        run.console.say("", shown, "")
+    return result
