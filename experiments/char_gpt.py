@@ -19,7 +19,7 @@ def config() -> Experiment:
         data=Tokens(source="python_docs", sequence_length=128),
         optimizer=AdamW(learning_rate=2e-3, b2=0.99, weight_decay=0.1, clip_norm=1.0),
         schedule=Cosine(warmup_steps=50),
-        steps=1000,
+        steps=900,
         batch_size=16,
     )
 

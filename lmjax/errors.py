@@ -32,16 +32,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 def check_number(
     field: str,
-    value: float,
+    value: Any,
     *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    above: float | int | None = None,
+    least: float | int | None = None,
+    below: float | int | None = None,
+    most: float | int | None = None,
 ) -> None:
     """Refuse what is not a finite real number within the bounds (above, below are exclusive)."""
     bounds = ((">", above), (">=", least), ("<", below), ("<=", most))
-    allowed = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+    allowed = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not real or not math.isfinite(value):
         raise FieldError(field, value, f"must be a finite number {allowed}".rstrip())
@@ -55,7 +55,7 @@ def check_number(
         raise FieldError(field, value, f"must be {allowed}")
 
 
-def check_integer(field: str, value: int, *, least: int, most: int | None = None) -> None:
+def check_integer(field: str, value: Any, *, least: int, most: int | None = None) -> None:
     """Refuse what is not a whole number in [least, most]."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise FieldError(field, value, f"must be a whole number >= {least}")

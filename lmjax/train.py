@@ -91,7 +91,10 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
     dataset = experiment.data.load()
     experiment.task.check(dataset)
     batch = dataset.batch(experiment.seed, 0, experiment.batch_size)
-    abstract_variables(experiment, batch)
+    try:
+        abstract_variables(experiment, batch)
+    except FieldError as error:  # the model alone knows which shapes it can take
+        raise error.under("task.model") from None
     return dataset, batch
 
 

@@ -37,12 +37,12 @@ class Schedule(Part):
         """The factor at progress in [0, 1] through what follows the warm-up."""
         raise NotImplementedError
 
-    def factor(self, count: Integer[Array, ""], steps: int) -> Float[Array, ""]:
+    def factor(self, count: int | Integer[Array, ""], steps: int) -> Float[Array, ""]:
         """The factor of the peak rate for update number `count` (from 0) of `steps`."""
-        count = jnp.asarray(count, jnp.float32)
+        now = jnp.asarray(count, jnp.float32)
         warmup = self.warmup_steps
-        progress = jnp.clip((count - warmup) / max(steps - warmup, 1), 0.0, 1.0)
-        return jnp.where(count < warmup, (count + 1) / max(warmup, 1), self.shape(progress))
+        progress = jnp.clip((now - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+        return jnp.where(now < warmup, (now + 1) / max(warmup, 1), self.shape(progress))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

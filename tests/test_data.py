@@ -1,0 +1,119 @@
+"""Batches are a pure function of (seed, data, t); evaluation sees every target once."""
+
+import numpy as np
+import pytest
+
+from lmjax.data import Dataset, Examples, Tokens
+from lmjax.data.tokens import TokenWindows
+from lmjax.errors import InputError
+
+pytestmark = [pytest.mark.smoke, pytest.mark.bits]
+
+
+@pytest.fixture(params=[Tokens(sequence_length=32), Examples()], ids=["tokens", "examples"])
+def dataset(request) -> Dataset:
+    return request.param.load()
+
+
+def equal(a, b) -> bool:
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(dataset):
+    first = [dataset.batch(0, step, 8) for step in range(5)]
+    backwards = [dataset.batch(0, step, 8) for step in reversed(range(5))][::-1]
+    assert all(equal(a, b) for a, b in zip(first, backwards, strict=True))
+    assert not equal(first[0], first[1])
+    assert not equal(first[0], dataset.batch(1, 0, 8))
+
+
+def test_a_batch_has_the_contract(dataset):
+    batch = dataset.batch(0, 3, 8)
+    assert batch.keys() == {"inputs", "targets", "weights"}
+    assert {len(x) for x in batch.values()} == {8}
+    assert batch["weights"].shape == batch["targets"].shape
+    assert batch["targets"].dtype == np.int32
+    assert batch["weights"].dtype == np.float32
+
+
+def test_targets_are_the_next_bytes_of_the_text():
+    dataset = Tokens(sequence_length=32).load()
+    text = dataset.train.tobytes()
+    batch = dataset.batch(0, 5, 16)
+    for inputs, targets in zip(batch["inputs"], batch["targets"], strict=True):
+        window = bytes([*inputs.astype(np.uint8), int(targets[-1])])
+        assert window in text
+        assert np.array_equal(inputs[1:], targets[:-1])
+
+
+def test_an_epoch_covers_the_text_once():
+    dataset = TokenWindows(Tokens(sequence_length=7), b"", np.arange(100, dtype=np.uint8),
+                           np.arange(50, dtype=np.uint8))
+    windows = (100 - 1) // 7
+    for epoch in range(6):
+        batch = dataset.batch(3, epoch, windows)
+        starts = np.sort(batch["inputs"][:, 0])
+        assert np.array_equal(np.diff(starts), np.full(windows - 1, 7))
+    offsets = {dataset.batch(3, epoch, windows)["inputs"][:, 0].min() for epoch in range(30)}
+    assert offsets == {0, 1}
+
+
+@pytest.mark.parametrize("size", [33, 34, 64, 65, 66, 200])
+def test_evaluation_predicts_every_byte_but_the_first_once(size):
+    validation = np.arange(size, dtype=np.uint8)
+    dataset = TokenWindows(Tokens(sequence_length=32), b"", validation, validation)
+    counted = []
+    for batch in dataset.evaluation(4):
+        assert batch["inputs"].shape == (4, 32)
+        counted += list(batch["targets"][batch["weights"] > 0])
+    assert counted == list(range(1, size))
+
+
+def test_evaluation_sees_each_held_out_example_once():
+    dataset = Examples().load()
+    batches = list(dataset.evaluation(100))
+    assert [len(batch["targets"]) for batch in batches] == [100] * 4
+    assert sum(batch["weights"].sum() for batch in batches) == 360
+    targets = np.concatenate([batch["targets"] for batch in batches])[:360]
+    assert np.array_equal(targets, dataset.test["targets"])
+
+
+def test_the_digest_follows_the_data():
+    assert Examples().load().digest == Examples().load().digest
+    assert Examples().load().digest != Examples(held_out=300).load().digest
+
+
+def write(path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_text_files_and_globs_are_read_in_order(tmp_path):
+    write(tmp_path / "b.txt", b"world " * 20)
+    write(tmp_path / "a.txt", "h\u00e9llo ".encode() * 20)
+    dataset = Tokens(source=f"text:{tmp_path}/*.txt", sequence_length=4).load()
+    text = dataset.train.tobytes() + dataset.validation.tobytes()
+    assert text == "h\u00e9llo ".encode() * 20 + b"world " * 20
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"fine until here \xff", "not UTF-8 at byte 16 (0xff)"),
+    (b"", "empty"),
+    (b"short", "only 5 bytes"),
+    (None, "no such file"),
+])
+def test_text_that_cannot_be_used_is_refused_in_one_line(tmp_path, content, told):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        Tokens(source=f"text:{path}", sequence_length=32).load()
+    assert told in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [Tokens(source="python_dosc"), Examples(source="digit")])
+def test_an_unknown_data_set_names_the_nearest(data):
+    with pytest.raises(InputError, match="nearest: (python_docs|digits)"):
+        data.load()
