@@ -6,15 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Integer
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A pytree of plain arrays with string keys."""
+    """A pytree of plain arrays with string keys (or, in an abstract one, of their shapes)."""
 
-    step: Integer[Array, ""]  # int32, updates made so far
+    step: Any  # int32 [], updates made so far
     params: Any  # float32 master copy
     model_state: Any  # the model's further collections: {} or {"batch_stats": ...}
     opt_state: Any  # of the optax chain

@@ -73,6 +73,10 @@ def make_train_step(experiment: Experiment, roles: Roles) -> TrainStep:
             outcome, grads = at(params, batch)
             return outcome.loss.total / outcome.loss.weight, grads
 
+        def value_fn(params: Any, oracle: Any = None) -> Array:
+            # optax's line searches hand every extra argument on to it.
+            return value_and_grad(params)[0]
+
         def sampled_grad() -> Any:
             variables = {"params": state.params, **state.model_state}
             label_key = key_for(knobs.seed, "labels", state.step)
@@ -81,13 +85,13 @@ def make_train_step(experiment: Experiment, roles: Roles) -> TrainStep:
 
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params,
-            value=loss, grad=grads, value_fn=lambda params: value_and_grad(params)[0],
+            value=loss, grad=grads, value_fn=value_fn,
             oracle=Oracle(
                 value_and_grad, lambda params: value_and_grad(params, previous), sampled_grad),
         )
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": outcome.loss, **outcome.metrics,
-                   "grad_norm": Mean(optax.global_norm(grads), jnp.float32(1))}
+                   "grad_norm": Mean(optax.tree.norm(grads), jnp.float32(1))}
         return TrainState(state.step + 1, params, outcome.model_state, opt_state), metrics
 
     return train_step

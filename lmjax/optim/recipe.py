@@ -162,7 +162,13 @@ def _scale_by_rate(
 
     def update(updates: Any, state: ScaleByRateState, params: Any = None) -> tuple[Any, Any]:
         now = factor(state.count)
-        scaled = jax.tree.map(lambda rate, u: -(rate * now) * u, rates, updates)
+
+        def scale(rate: float | Float[Array, ""], u: Array) -> Array:
+            # Behind the barrier no compiler folds a constant rate into what comes before or
+            # after, so that it gives the bits of a traced one.
+            return -jax.lax.optimization_barrier(rate * now) * u
+
+        scaled = jax.tree.map(scale, rates, updates)
         return scaled, ScaleByRateState(state.count + 1)
 
     return optax.GradientTransformation(init, update)

@@ -99,7 +99,7 @@ def simple_fcn(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Write models.npz.")
     parser.add_argument("output", type=Path, help="models.npz")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -107,7 +107,7 @@ def main() -> None:
     arrays = {f"gpt/{name}": x for name, x in gpt(rng).items()}
     arrays |= {f"simple_fcn/{name}": x for name, x in simple_fcn(rng).items()}
     arrays["gpt2/parameters"] = published_parameters()
-    np.savez_compressed(arguments.output, **arrays)
+    np.savez_compressed(arguments.output, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def bits_per_byte(train: str, held_out: str, order: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Write ngram.json.")
     parser.add_argument("output", type=Path, help="ngram.json")
     arguments = parser.parse_args()
     rng = random.Random(0)

@@ -4,13 +4,13 @@
     python make_optim.py PATH/TO/muon.py PATH/TO/lion_pytorch.py optim.npz
 
 on Python 3.11, where the two files, which are not kept here, come from
-    github.com/KellerJordan/Muon  commit 857d1adc159e098212f828d927460782d3da59e9, muon.py
-    github.com/google/automl      commit 6a54c8741e7c3265d4547c4f35f47a0391122dc5, lion/lion_pytorch.py
+    github.com/KellerJordan/Muon at 857d1adc159e098212f828d927460782d3da59e9: muon.py
+    github.com/google/automl at 6a54c8741e7c3265d4547c4f35f47a0391122dc5: lion/lion_pytorch.py
 and are checked by their SHA-256. SGD and AdamW are torch.optim's.
 
 One cast is lifted, the only one in muon.py: `X = G.bfloat16()` in zeropower_via_newtonschulz5
-becomes `X = G`, so that Newton-Schulz runs in float64 as all the rest does. Everything else of Muon,
-the loop over groups and its auxiliary Adam for the vector included, runs as the author wrote it.
+becomes `X = G`, so that Newton-Schulz runs in float64 as all the rest does. Everything else of
+Muon, the loop over groups and the auxiliary Adam for the vector included, runs as it was written.
 
 Stored arrays are laid out as ours are, [input, output]; torch's weights are their transposes, and
 the leaf `stacked` is three separate matrices to torch.
@@ -105,7 +105,7 @@ def muon_groups(params: Parameters) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Write optim.npz.")
     parser.add_argument("muon", type=Path, help="muon.py")
     parser.add_argument("lion", type=Path, help="lion_pytorch.py")
     parser.add_argument("output", type=Path, help="optim.npz")
@@ -133,7 +133,8 @@ def main() -> None:
     arrays |= {f"{label}/{name}": x for label, path in paths.items() for name, x in path.items()}
     sources = [f"torch {torch.__version__}", f"muon.py {MUON_COMMIT}",
                f"lion_pytorch.py {LION_COMMIT}"]
-    np.savez_compressed(arguments.output, sources=np.array(sources), **arrays)
+    arrays["sources"] = np.array(sources)
+    np.savez_compressed(arguments.output, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":
