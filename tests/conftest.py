@@ -12,6 +12,14 @@ from lmjax.tasks import Classification, LanguageModel
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_compilations(tmp_path_factory):
+    """Compile each program once a session: tests run the same small ones again and again."""
+    folder = tmp_path_factory.getbasetemp().parent / "compilations"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 @pytest.fixture
 def tiny_gpt() -> Experiment:
     """A GPT with dropout on embedded text: 20 steps in about a second once compiled."""
