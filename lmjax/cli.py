@@ -13,6 +13,7 @@ from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import InputError, RunError, unknown
+from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
 
@@ -33,7 +34,7 @@ The same command again resumes a run that was stopped.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 130 interrupted."""
+    """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 128 + signal."""
     words = list(sys.argv[1:] if words is None else words)
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train, "describe": describe, "sample": sample, "doctor": doctor}
@@ -67,6 +68,9 @@ def _guarded(call: Callable[[], None]) -> int:
     except RunError as error:
         print(f"lmjax: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"lmjax: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
     except KeyboardInterrupt:
         print("lmjax: interrupted; the same command resumes from the newest checkpoint",
               file=sys.stderr)

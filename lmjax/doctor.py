@@ -15,7 +15,7 @@ def examine() -> str:
     versions = {name: _version(name) for name in PACKAGES}
     lines = [f"python   {platform.python_version()}, {os.cpu_count()} cores"]
     lines += [f"{name:20s} {version}" for name, version in versions.items()]
-    lines.append(_pairing(versions))
+    lines.append(pairing(versions))
     try:
         lines += [f"device   {d.id}: {d.device_kind} ({d.platform})" for d in jax.devices()]
     except RuntimeError as error:
@@ -30,7 +30,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _pairing(versions: dict[str, str]) -> str:
+def pairing(versions: dict[str, str]) -> str:
     """Whether the installed versions are those that lmjax is tested with on this Python."""
     from packaging.requirements import Requirement
 

@@ -1,6 +1,6 @@
 """The mesh, what lies where on it, and the compiled functions of a run."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,9 +34,10 @@ class Program(NamedTuple):
     abstract_state: TrainState  # shapes, dtypes and shardings
 
 
-def make_mesh() -> Mesh:
-    """All devices on one data axis."""
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices (None = all) on one data axis."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def check_divides(experiment: Experiment, devices: int) -> None:
@@ -55,9 +56,12 @@ def abstract_variables(experiment: Experiment, batch: Batch) -> Variables:
     return jax.eval_shape(experiment.task.init, key, shapes)
 
 
-def compile_program(experiment: Experiment, batch: Batch) -> Program:
-    """Jitted functions for a run on all devices; `batch` is one host batch, for its shapes."""
-    mesh = make_mesh()
+def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = None) -> Program:
+    """Jitted functions of a run on a mesh (None = all devices).
+
+    `batch` is one host batch, for its shapes.
+    """
+    mesh = make_mesh() if mesh is None else mesh
     check_divides(experiment, mesh.size)
     replicated = NamedSharding(mesh, PartitionSpec())
     rows = NamedSharding(mesh, PartitionSpec(DATA))

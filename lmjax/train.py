@@ -22,6 +22,7 @@ from lmjax.parallel import Program, abstract_variables, compile_program, prefetc
 from lmjax.parts import validate
 from lmjax.record import from_record, to_record
 from lmjax.rng import key_for
+from lmjax.signals import Stopped, StopRequest
 from lmjax.state import TrainState, parameter_count, state_digest
 from lmjax.summary import already_finished, introduce, report
 from lmjax.writers import MetricsLog
@@ -38,6 +39,7 @@ class Run(NamedTuple):
     console: Console
     pace: Pace
     units: int  # tokens or examples in one update
+    stop: StopRequest
 
 
 def run(
@@ -55,8 +57,8 @@ def run(
       base: the experiment without overrides, against which the record shows the difference.
       quiet: print nothing.
 
-    Raises InputError for bad input, before any device is touched, and RunError for a run that
-    cannot go on (a loss that is not finite).
+    Raises InputError for bad input, before any device is touched; RunError for a run that cannot
+    go on (a loss that is not finite); Stopped after a SIGINT or SIGTERM, when it has saved.
     """
     console = Console(quiet)
     base = base or experiment
@@ -74,12 +76,15 @@ def run(
     if state is None:
         state = fresh_state(program, weights, console)
     start = int(state.step)
-    started = Run(experiment, dataset, program, checkpoints, MetricsLog(path, start),
-                  console, Pace(), experiment.task.count(batch))
+    log = MetricsLog(path, start)
     try:
-        result = finish(started, loop(started, state, start), path)
+        with StopRequest() as stop:
+            started = Run(experiment, dataset, program, checkpoints, log, console, Pace(),
+                          experiment.task.count(batch), stop)
+            state = loop(started, state, start)
+        result = finish(started, state, path)
     finally:
-        started.log.close()
+        log.close()
         checkpoints.close()
     report(result, experiment, base, path, console)
     return result
@@ -114,7 +119,8 @@ def loop(run: Run, state: TrainState, start: int) -> TrainState:
             state, metrics = program.train_step(state, batch, previous, program.knobs)
         pending.append((step, metrics))
         evaluates = is_due(step, e.evaluate_every, e.steps)
-        saves = is_due(step, e.save_every, e.steps)
+        stopped_by = run.stop.number
+        saves = is_due(step, e.save_every, e.steps) or stopped_by
         if evaluates or saves or step == e.steps:
             write_metrics(run, pending, keep=0)
         elif step % e.log_every == 0:
@@ -123,6 +129,9 @@ def loop(run: Run, state: TrainState, start: int) -> TrainState:
             evaluate_and_log(run, state, step)
         if saves:
             save(run, state, step)
+        if stopped_by:
+            run.checkpoints.wait()
+            raise Stopped(stopped_by, step)
     return state
 
 

@@ -1,0 +1,210 @@
+"""The command line as a user meets it; most in this process, a handful through the real command."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import digits_fcn
+from lmjax import cli, train
+from lmjax.parts import replace
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--steps", "4", "--batch-size", "16"]
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*words: str, module: str = "lmjax") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *words], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+
+
+def refused(capsys, *words: str) -> str:
+    """The one line on stderr of a command that ends with 2."""
+    assert cli.main(list(words)) == 2
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1
+    assert "Traceback" not in output.err
+    assert output.err.startswith("lmjax: ")
+    return output.err
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["trian"], "nearest: train"),
+    (["train", "chr_gpt"], "nearest: char_gpt"),
+    (["train", "nowhere.py"], "no such file"),
+    (["train", "char_gpt", "--step", "20"], "nearest: --steps"),
+    (["train", "char_gpt", "--steps", "many"], "--steps = many: must be a whole number"),
+    (["train", "char_gpt", "--optimizer.learning-rate", "-1"], "learning_rate = -1.0: must be > 0"),
+    (["train", "char_gpt", "--optimizer.learning-rate", "nan"], "learning_rate = nan"),
+    (["train", "char_gpt", "optimizer:moun"], "nearest: muon"),
+    (["train", "char_gpt", "--data.source", "python_dosc"], "nearest: python_docs"),
+    (["train", "char_gpt", "--data.sequence-length", "256"], "task.model.max_length 128"),
+    (["train", "char_gpt", "task:classification"], "needs labels"),
+    (["train", "char_gpt", "task.model:mlp"], "known: gpt"),
+    (["train", "digits_fcn", "--task.model.window", "8"], "task.model.window"),
+    (["train", "digits_fcn", "--task.model.classes", "9"], "task.model.classes = 9"),
+    (["train", "char_gpt", "--workdir"], "--workdir needs a directory"),
+    (["sample"], "run"),
+    (["sample", "nowhere"], "nowhere is not a run directory"),
+    (["sample", "nowhere", "--length", "0"], "length = 0"),
+    (["sample", "nowhere", "--temperature", "-1"], "temperature"),
+    (["describe"], "needs the name"),
+])
+def test_bad_input_is_one_line_and_two(capsys, words, told):
+    assert told in refused(capsys, *words)
+    assert not Path("runs").exists()
+
+
+def test_modules_that_are_no_experiments_are_refused(capsys):
+    Path("empty.py").write_text("")
+    assert "no config()" in refused(capsys, "train", "empty.py")
+    Path("wrong.py").write_text("def config():\n    return 3\n")
+    assert "must return an Experiment" in refused(capsys, "train", "wrong.py")
+
+
+def test_a_directory_below_a_file_is_not_writable(capsys):
+    Path("file").write_text("")
+    assert "not writable" in refused(capsys, "train", "digits_fcn", "--workdir", "file/run")
+
+
+def test_a_loss_that_is_not_finite_ends_with_one(capsys):
+    words = ["train", "digits_fcn", *SMALL, "--optimizer.learning-rate", "1e30"]
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err.startswith("lmjax: step ")
+
+
+@pytest.mark.smoke
+def test_the_three_ways_to_launch_are_the_same_call(capsys):
+    words = [*SMALL, "--optimizer.learning-rate", "0.2"]
+    assert cli.main(["train", "digits_fcn", *words, "--workdir", "a"]) == 0
+    Path("mine.py").write_text("from experiments.digits_fcn import config\n")
+    assert cli.main(["train", "mine.py", *words, "--workdir", "b"]) == 0
+    module = command(*words, "--workdir", "c", module="experiments.digits_fcn")
+    assert module.returncode == 0, module.stderr
+    experiment = digits_fcn.config()
+    for path, value in [("steps", 4), ("batch_size", 16), ("optimizer.learning_rate", 0.2)]:
+        experiment = replace(experiment, path, value)
+    train.run(experiment, "d", quiet=True)
+    digests = {json.loads(Path(name, "result.json").read_text())["state_digest"] for name in "abcd"}
+    assert len(digests) == 1
+    held = json.loads(Path("a/config.json").read_text())
+    assert held["overrides"] == {"optimizer.learning_rate": [0.1, 0.2], "steps": [600, 4],
+                                 "batch_size": [128, 16]}
+    assert held["config"] == json.loads(Path("d/config.json").read_text())["config"]
+
+
+@pytest.mark.smoke
+def test_the_lines_that_a_run_prints_do_what_they_say(capsys):
+    words = ["train", "char_gpt", "--steps", "2", "--batch-size", "2", "--task.model.depth", "1",
+             "--task.model.width", "16", "--task.model.unroll", "1", "--task.showcase-length", "5",
+             "--schedule.warmup-steps", "0"]
+    assert cli.main(words) == 0
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()
+                if line.split(" ")[0] in ("resume", "sample", "load"))
+    assert told.keys() == {"resume", "sample", "load"}
+
+    assert told["resume"].startswith("uv run lmjax train char_gpt")
+    assert cli.main(told["resume"].split()[3:]) == 0
+    assert "finished at step 2" in capsys.readouterr().out
+
+    assert told["sample"].startswith("uv run lmjax sample")
+    assert cli.main([*shlex.split(told["sample"])[3:], "--length", "9"]) == 0
+    written = capsys.readouterr().out
+    assert written.startswith("The")
+    assert len(written.encode()) >= 9
+
+    names: dict = {}
+    exec(told["load"], names)
+    assert names["run"].step == 2
+    assert names["run"].params["embedding"].shape == (256, 16)
+
+
+def test_a_run_that_writes_no_text_is_not_sampled(capsys):
+    assert cli.main(["train", "digits_fcn", *SMALL, "--workdir", "run"]) == 0
+    assert "writes no text" in refused(capsys, "sample", "run")
+
+
+def test_help_lists_fields_defaults_and_parts(capsys):
+    assert cli.main(["train", "char_gpt", "optimizer:muon", "--help"]) == 0
+    told = capsys.readouterr().out
+    for part in ("--optimizer.momentum", "0.95", "optimizer:{adamw,lion,muon,sgd}",
+                 "schedule:{constant,cosine,linear,wsd}", "--workdir"):
+        assert part in told
+    assert "--optimizer.b1" not in told
+
+
+def test_describe_prints_the_roles_table(capsys):
+    assert cli.main(["describe", "char_gpt", "--task.model.depth", "2", "--task.model.unroll", "1"]
+                    ) == 0
+    told = capsys.readouterr().out
+    assert "layers/attention/qkv       2 x 128 x 3 x 4 x 32  layers embed qkv" in told
+    assert f"{256 * 128 + 128 * 128 + 2 * (12 * 128**2 + 13 * 128) + 2 * 128:,} parameters" in told
+
+
+def test_doctor_names_versions_devices_and_pairing(capsys):
+    assert cli.main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    for part in ("jax ", "flax ", "optax ", "fits", "device   0: cpu"):
+        assert part in told
+
+
+def test_doctor_tells_a_pair_that_does_not_fit():
+    from lmjax.doctor import PACKAGES, pairing
+
+    versions = {name: "0.0.1" for name in PACKAGES}
+    assert "does NOT fit" in pairing(versions)
+
+
+def test_the_real_command_answers_and_refuses():
+    begun = time.monotonic()
+    told = command("--help")
+    assert told.returncode == 0
+    assert "train [NAME|PATH.py]" in told.stdout
+    assert time.monotonic() - begun < 5  # the README's second is measured by hand, not here
+    refused = command("train", "char_gpt", "--steps", "-5")
+    assert refused.returncode == 2
+    assert refused.stderr == "lmjax: steps = -5: must be >= 1\n"
+    assert refused.stdout == ""
+
+
+def test_neither_import_nor_help_brings_in_jax():
+    code = ("import sys, lmjax, lmjax.cli; lmjax.cli.main(['--help']);"
+            "sys.exit(bool({'jax', 'tyro', 'numpy'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False,
+                          capture_output=True).returncode == 0
+    code = code.replace("lmjax.cli;", "lmjax.cli, lmjax.train;")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False,
+                          capture_output=True).returncode == 1
+
+
+def test_importing_everything_has_no_effect():
+    """No device is touched, no flag, environment variable or configuration is changed."""
+    code = """
+import os, sys
+before = dict(os.environ)
+import jax
+config = dict(jax.config.values)
+import lmjax.train, lmjax.load, lmjax.sample, lmjax.cli, lmjax.doctor, lmjax.summary
+import experiments.char_gpt, experiments.digits_fcn, experiments.mlp_backprop
+from jax._src import xla_bridge
+assert not xla_bridge._backends
+assert dict(os.environ) == before
+changed = {k for k, v in jax.config.values.items() if config.get(k) != v}
+assert not changed, changed
+heavy = {"tyro", "tensorflow_datasets", "grain", "array_record", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False,
+                          capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
