@@ -1,8 +1,10 @@
 """Metrics as (sum, weight) pairs, which merge exactly; a mean of means is never formed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -29,3 +31,15 @@ def merge(parts: Iterable[Metrics]) -> Metrics:
 def values(metrics: Metrics) -> dict[str, float]:
     """The means themselves."""
     return {name: float(mean.total) / float(mean.weight) for name, mean in metrics.items()}
+
+
+def pack(metrics: Metrics) -> Float[Array, "n 2"]:
+    """All pairs as one array, in the order of the names, so that one copy brings them home."""
+    return jnp.stack([jnp.stack([jnp.asarray(x, jnp.float32) for x in metrics[name]])
+                      for name in sorted(metrics)])
+
+
+def unpack(names: Sequence[str], packed: Float[Array, "n 2"]) -> Metrics:
+    """The metrics that `pack` made, on the host; `names` sorted."""
+    return {name: Mean(*pair) for name, pair in
+            zip(names, np.asarray(packed).tolist(), strict=True)}

@@ -1,6 +1,7 @@
 """One run, from a configuration to a result. The only file that knows the order of things."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 from etils import epath
+from jaxtyping import Array
 
 from lmjax import rundir
 from lmjax.checkpoint import Checkpoints
@@ -17,7 +19,7 @@ from lmjax.errors import FieldError, InputError, RunError
 from lmjax.evaluate import evaluate
 from lmjax.experiment import Experiment, check_same
 from lmjax.load import open_checkpoints
-from lmjax.metrics import values
+from lmjax.metrics import unpack, values
 from lmjax.parallel import Program, abstract_variables, compile_program, prefetch
 from lmjax.parts import validate
 from lmjax.record import from_record, to_record
@@ -81,7 +83,8 @@ def run(
         with StopRequest() as stop:
             started = Run(experiment, dataset, program, checkpoints, log, console, Pace(),
                           experiment.task.count(batch), stop)
-            state = loop(started, state, start)
+            with jax.transfer_guard_host_to_device("disallow"):
+                state = loop(started, state, start)
         result = finish(started, state, path)
     finally:
         log.close()
@@ -111,12 +114,9 @@ def loop(run: Run, state: TrainState, start: int) -> TrainState:
     step is saved, so that a checkpoint never claims a step whose metrics could still be lost.
     """
     e, program = run.experiment, run.program
-    pending: list[tuple[int, Any]] = []  # (step, metrics still on the devices)
-    feed = batches(run, start)
-    for step in range(start + 1, e.steps + 1):
-        with jax.transfer_guard("disallow"):
-            batch, previous = next(feed)
-            state, metrics = program.train_step(state, batch, previous, program.knobs)
+    pending: list[tuple[int, Array]] = []  # (step, packed metrics still on the devices)
+    for step, (batch, previous) in enumerate(batches(run, start), start + 1):
+        state, metrics = program.train_step(state, batch, previous, program.knobs)
         pending.append((step, metrics))
         evaluates = is_due(step, e.evaluate_every, e.steps)
         stopped_by = run.stop.number
@@ -145,32 +145,34 @@ def batches(run: Run, start: int) -> Iterator[tuple[Batch, Batch | None]]:
 
     The very first batch has none before it and stands in for it.
     """
-    e = run.experiment
+    e, chunk = run.experiment, run.program.chunk
     asked = e.optimizer.needs_previous_batch
     first = max(start - 1, 0) if asked else start
-    host = (run.dataset.batch(e.seed, number, e.batch_size) for number in range(first, e.steps))
+    numbers = range(first // chunk, -(-e.steps // chunk))
+    host = (run.dataset.batch(e.seed, number, chunk * e.batch_size) for number in numbers)
     feed = prefetch(host, run.program.place)
+    feed = itertools.islice(feed, first % chunk, e.steps - numbers.start * chunk)
     previous = next(feed) if first < start else None
     for batch in feed:
         yield batch, (batch if previous is None else previous) if asked else None
         previous = batch
 
 
-def write_metrics(run: Run, pending: list[tuple[int, Any]], keep: int) -> None:
+def write_metrics(run: Run, pending: list[tuple[int, Array]], keep: int) -> None:
     """Log all pending steps but the newest `keep`; raises RunError where one is not finite."""
     done, pending[:] = pending[: len(pending) - keep], pending[len(pending) - keep :]
     if not done:
         return
     newest = done[-1][0]
     numbers: dict[str, float] = {}
-    for (step, _), means in zip(done, jax.device_get([means for _, means in done]), strict=True):
-        numbers = values(means)
+    for step, packed in done:
+        numbers = values(unpack(run.program.metric_names, packed))
         for name, value in numbers.items():
             if not math.isfinite(value):
                 run.log.flush()
                 raise RunError(f"step {step}: {name} is {value}, the run stops; the newest "
                                f"checkpoint is of step {run.checkpoints.latest()}")
-        run.log.write("train", step, numbers, events=step == newest)
+        run.log.write("train", step, numbers)
     run.pace.mark(newest)
     e = run.experiment
     run.console.progress(

@@ -17,6 +17,7 @@ from experiments import char_gpt, digits_fcn
 from lmjax import overrides
 from lmjax.cli import parse_value
 from lmjax.errors import FieldError
+from lmjax.metrics import unpack, values
 from lmjax.parallel import compile_program, make_mesh
 from lmjax.state import state_digest
 
@@ -29,10 +30,10 @@ def told(base, words):
         program = compile_program(experiment, batches[0], make_mesh(jax.devices()[:devices]))
         state = program.init(program.knobs)
         starts.append(state_digest(state))
-        for batch in map(program.place, batches):
+        for [batch] in map(program.place, batches):
             state, metrics = program.train_step(state, batch, None, program.knobs)
         states.append(jax.device_get(state.params))
-        losses.append(float(metrics["loss"].total / metrics["loss"].weight))
+        losses.append(values(unpack(program.metric_names, metrics))["loss"])
     shards = {s.device for s in batch["inputs"].addressable_shards}
     apart = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), *states)
     return {"starts": starts, "losses": losses, "devices": len(shards),

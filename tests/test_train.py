@@ -258,7 +258,7 @@ def test_nothing_is_compiled_after_step_two(tiny_gpt, monkeypatch):
 
 def test_the_loop_refuses_arrays_that_are_not_on_the_devices(tiny_mlp, monkeypatch):
     real = train.prefetch
-    monkeypatch.setattr(train, "prefetch", lambda host, place: real(host, lambda x: x))
+    monkeypatch.setattr(train, "prefetch", lambda host, place: real(host, lambda x: [x]))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         run(tiny_mlp)
 

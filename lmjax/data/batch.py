@@ -17,7 +17,11 @@ weights  float32, the shape of targets: 1 where a target counts, 0 where it is p
 
 
 class Dataset:
-    """Loaded data. Batch t of a seed is a pure function of (seed, data, t): no iterator state."""
+    """Loaded data: one endless stream of rows for each seed, with no iterator state.
+
+    Batch t is rows [t B, (t + 1) B) of the stream, a pure function of (seed, data, t, B); so k
+    batches can be had as one batch of k B rows.
+    """
 
     name: str
     digest: str  # SHA-256 of everything that decides its batches

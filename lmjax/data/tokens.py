@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 
 from lmjax.data import embedded
 from lmjax.data.batch import Batch, Data, Dataset, padded
-from lmjax.data.order import hash64, positions, shuffled
+from lmjax.data.order import positions, shuffled, words
 from lmjax.errors import FieldError, InputError, check_integer, check_number, unknown
 
 EMBEDDED = {"python_docs": embedded.python_docs}
@@ -67,8 +67,8 @@ class TokenWindows(Dataset):
         windows = (len(tokens) - 1) // length
         epoch, window = shuffled(positions(step, batch_size), windows, seed)
         slack = len(tokens) - windows * length  # offsets at which the last window still fits
-        offset = hash64(epoch.astype(np.uint64) ^ hash64(np.full_like(epoch, seed, np.uint64)))
-        starts = (offset % np.uint64(slack)).astype(np.int64) + window * length
+        offsets = {n: int(words(1, n, seed, "offset")[0]) % slack for n in set(epoch.tolist())}
+        starts = np.array([offsets[n] for n in epoch.tolist()]) + window * length
         return _windows(tokens, starts, length)
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
