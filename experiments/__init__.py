@@ -1,1 +1,1 @@
-"""Experiments, one question a file; each has `config()` and runs as `python -m experiments.NAME`."""
+"""Experiments, one question a file; each has `config()` and `python -m experiments.NAME`."""

@@ -1,6 +1,6 @@
 """How well does a small GPT learn English reference text, beside models that only count bytes?
 
-    uv run lmjax train char_gpt
+uv run lmjax train char_gpt
 """
 
 from lmjax.cli import experiment_main

@@ -1,6 +1,6 @@
 """Does the smallest convolutional net beat logistic regression on 8 x 8 digits?
 
-    uv run lmjax train digits_fcn
+uv run lmjax train digits_fcn
 """
 
 from lmjax.cli import experiment_main

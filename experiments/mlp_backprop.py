@@ -25,7 +25,7 @@ from lmjax.data import Batch, Dataset, Examples
 from lmjax.experiment import Experiment
 from lmjax.losses import accuracy
 from lmjax.metrics import Mean
-from lmjax.models import Classifier, MLP
+from lmjax.models import MLP, Classifier
 from lmjax.optim import SGD, Constant
 from lmjax.tasks import Classification, Outcome, Variables
 
@@ -80,7 +80,10 @@ def _loss_forward(layers: Layers, x: Array, y: Array, weights: Array) -> Any:
     activations = forward(layers, x)
     losses, dz = cross_entropy(activations[-1], y)
     return (jnp.sum(weights * losses), activations[-1]), (
-        layers, activations, dz * weights[:, None])
+        layers,
+        activations,
+        dz * weights[:, None],
+    )
 
 
 def _loss_backward(saved: Any, cotangent: Any) -> Any:
@@ -124,8 +127,9 @@ def worked_example() -> dict[str, float]:
     _, hidden, output = forward(layers, x)
     loss, dz = squared_error(output, y)
     gradients = backward(layers, [x, hidden, output], dz)
-    stepped = [(w - 0.01 * dw, b - 0.01 * db)
-               for (w, b), (dw, db) in zip(layers, gradients, strict=True)]
+    stepped = [
+        (w - 0.01 * dw, b - 0.01 * db) for (w, b), (dw, db) in zip(layers, gradients, strict=True)
+    ]
     return {
         "a1 = sigma(2)": float(hidden[0, 0]),
         "a2 = sigma(1 + 3 a1)": float(output[0, 0]),

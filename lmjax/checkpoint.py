@@ -21,15 +21,22 @@ class Checkpoints:
         self.directory = directory.resolve()  # Orbax takes absolute paths only
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(
-            self.directory, options=options,
-            item_handlers={STATE: ocp.StandardCheckpointHandler(),
-                           RECORD: ocp.JsonCheckpointHandler()})
+            self.directory,
+            options=options,
+            item_handlers={
+                STATE: ocp.StandardCheckpointHandler(),
+                RECORD: ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
         """Copy to the host, return, and write in the background."""
-        self._manager.save(step, args=ocp.args.Composite(
-            **{STATE: ocp.args.StandardSave(_as_dict(state)),
-               RECORD: ocp.args.JsonSave(record)}))
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{STATE: ocp.args.StandardSave(_as_dict(state)), RECORD: ocp.args.JsonSave(record)}
+            ),
+        )
 
     def latest(self) -> int | None:
         """The newest step on disk."""
@@ -51,8 +58,12 @@ class Checkpoints:
         """
         template = _as_dict(abstract)
         check_leaves(self._shapes(step), template, f"{self.directory} step {step}")
-        restored = self._manager.restore(step, args=ocp.args.Composite(
-            **{STATE: ocp.args.StandardRestore(template), RECORD: ocp.args.JsonRestore()}))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{STATE: ocp.args.StandardRestore(template), RECORD: ocp.args.JsonRestore()}
+            ),
+        )
         return TrainState(**restored[STATE]), restored[RECORD]
 
     def restore_weights(self, step: int, abstract: TrainState) -> tuple[Any, Any]:
@@ -61,10 +72,13 @@ class Checkpoints:
         saved = {name: x for name, x in self._shapes(step).items() if name in wanted}
         check_leaves(saved, wanted, f"{self.directory} step {step}")
         args = ocp.args.PyTreeRestore(
-            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-            partial_restore=True)
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
         with ocp.CheckpointManager(
-            self.directory, item_handlers={STATE: ocp.PyTreeCheckpointHandler()}) as reader:
+            self.directory, item_handlers={STATE: ocp.PyTreeCheckpointHandler()}
+        ) as reader:
             restored = reader.restore(step, args=ocp.args.Composite(**{STATE: args}))[STATE]
         return restored["params"], restored["model_state"]
 
@@ -84,8 +98,12 @@ class Checkpoints:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params,
-            "model_state": state.model_state, "opt_state": state.opt_state}
+    return {
+        "step": state.step,
+        "params": state.params,
+        "model_state": state.model_state,
+        "opt_state": state.opt_state,
+    }
 
 
 def check_leaves(saved: Any, wanted: Any, where: str) -> None:
@@ -93,8 +111,11 @@ def check_leaves(saved: Any, wanted: Any, where: str) -> None:
     old, new = _flat(saved), _flat(wanted)
     told = [f"missing {path}" for path in new.keys() - old.keys()]
     told += [f"unexpected {path}" for path in old.keys() - new.keys()]
-    told += [f"{path} is {old[path]}, not {new[path]}"
-             for path in old.keys() & new.keys() if old[path] != new[path]]
+    told += [
+        f"{path} is {old[path]}, not {new[path]}"
+        for path in old.keys() & new.keys()
+        if old[path] != new[path]
+    ]
     if told:
         raise InputError(f"{where} does not fit this model: {'; '.join(sorted(told))}")
 
@@ -102,6 +123,8 @@ def check_leaves(saved: Any, wanted: Any, where: str) -> None:
 def _flat(tree: Any) -> dict[str, str]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"):
-            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        for path, leaf in leaves}
+        jax.tree_util.keystr(
+            path, simple=True, separator="/"
+        ): f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }

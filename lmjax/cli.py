@@ -37,7 +37,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 128 + signal."""
     words = list(sys.argv[1:] if words is None else words)
     commands: dict[str, Callable[[Sequence[str]], None]] = {
-        "train": train, "describe": describe, "sample": sample, "doctor": doctor}
+        "train": train,
+        "describe": describe,
+        "sample": sample,
+        "doctor": doctor,
+    }
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
@@ -72,8 +76,10 @@ def _guarded(call: Callable[[], None]) -> int:
         print(f"lmjax: {stopped}", file=sys.stderr)
         return 128 + stopped.number
     except KeyboardInterrupt:
-        print("lmjax: interrupted; the same command resumes from the newest checkpoint",
-              file=sys.stderr)
+        print(
+            "lmjax: interrupted; the same command resumes from the newest checkpoint",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
@@ -135,8 +141,13 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
     part = overrides.apply(base, swaps, parse_value)
     with contextlib.suppress(SystemExit):
         tyro.cli(
-            type(part), default=part, args=["--help"], prog=f"lmjax train {name or part.name}",
-            description="", config=(tyro.conf.FlagConversionOff,))
+            type(part),
+            default=part,
+            args=["--help"],
+            prog=f"lmjax train {name or part.name}",
+            description="",
+            config=(tyro.conf.FlagConversionOff,),
+        )
     print("parts:")
     for path, kind in parts.sockets(part).items():
         choices = parts.alternatives(kind)

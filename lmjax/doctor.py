@@ -4,8 +4,16 @@ import importlib.metadata
 import os
 import platform
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
-            "tyro")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "numpy",
+    "tyro",
+)
 
 
 def examine() -> str:

@@ -84,5 +84,7 @@ def check_same(old: Experiment, new: Experiment, where: str) -> None:
     changed = fixed_difference(old, new)
     if changed:
         told = "; ".join(f"{path}: {was!r} -> {now!r}" for path, (was, now) in changed.items())
-        raise InputError(f"{where} holds a run of another configuration ({told}); "
-                         "choose another --workdir, or undo the change")
+        raise InputError(
+            f"{where} holds a run of another configuration ({told}); "
+            "choose another --workdir, or undo the change"
+        )

@@ -1,7 +1,7 @@
 """Metrics as (sum, weight) pairs, which merge exactly; a mean of means is never formed."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 class Mean(NamedTuple):
     """A weighted mean that is still open: sum of weight * value, and sum of weight."""
 
-    total: float | Float[Array, ""]
-    weight: float | Float[Array, ""]
+    total: Any  # float32 [], or a float on the host
+    weight: Any
 
 
 Metrics = dict[str, Mean]
@@ -35,11 +35,16 @@ def values(metrics: Metrics) -> dict[str, float]:
 
 def pack(metrics: Metrics) -> Float[Array, "n 2"]:
     """All pairs as one array, in the order of the names, so that one copy brings them home."""
-    return jnp.stack([jnp.stack([jnp.asarray(x, jnp.float32) for x in metrics[name]])
-                      for name in sorted(metrics)])
+    return jnp.stack(
+        [
+            jnp.stack([jnp.asarray(x, jnp.float32) for x in metrics[name]])
+            for name in sorted(metrics)
+        ]
+    )
 
 
 def unpack(names: Sequence[str], packed: Float[Array, "n 2"]) -> Metrics:
     """The metrics that `pack` made, on the host; `names` sorted."""
-    return {name: Mean(*pair) for name, pair in
-            zip(names, np.asarray(packed).tolist(), strict=True)}
+    return {
+        name: Mean(*pair) for name, pair in zip(names, np.asarray(packed).tolist(), strict=True)
+    }

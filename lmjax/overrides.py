@@ -1,7 +1,7 @@
 """Overrides of a configuration as words of a command line, and back.
 
-    --optimizer.learning-rate 3e-4     the value of a field
-    optimizer:muon                     another part, from its own defaults; before or after flags
+--optimizer.learning-rate 3e-4     the value of a field
+optimizer:muon                     another part, from its own defaults; before or after flags
 """
 
 from collections.abc import Callable, Sequence
@@ -58,8 +58,11 @@ def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]
 def to_words(base: Part, part: Part) -> list[str]:
     """The overrides that make `part` of `base`: apply(base, to_words(base, part)) == part."""
     changed = difference(base, part)
-    words = [f"{path.replace('_', '-')}:{_label(part, path)}"
-             for path in sockets(part) if path in changed]
+    words = [
+        f"{path.replace('_', '-')}:{_label(part, path)}"
+        for path in sockets(part)
+        if path in changed
+    ]
     swapped = base
     for word in words:
         path, _, label = word.partition(":")

@@ -3,7 +3,7 @@
 import collections
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class Program(NamedTuple):
     abstract_state: TrainState  # shapes, dtypes and shardings
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """The devices (None = all) on one data axis."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
@@ -50,8 +50,7 @@ def check_divides(experiment: Experiment, devices: int) -> None:
     """Each micro-batch must give every device as many rows."""
     rows = experiment.batch_size // experiment.accumulation
     if rows % devices:
-        allowed = (f"its micro-batches of {rows} rows must be divisible by "
-                   f"the {devices} devices")
+        allowed = f"its micro-batches of {rows} rows must be divisible by the {devices} devices"
         raise FieldError("batch_size", experiment.batch_size, allowed)
 
 
@@ -75,7 +74,10 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
     roles = read_roles(boxed["params"])
     init = make_init(experiment, roles, batch)
     step = make_train_step(experiment, roles)
-    knobs = Knobs(np.uint32(experiment.seed), np.float32(experiment.optimizer.learning_rate))
+    knobs = Knobs(
+        np.asarray(experiment.seed, np.uint32),
+        np.asarray(experiment.optimizer.learning_rate, np.float32),
+    )
     abstract = jax.eval_shape(init, knobs)
     previous = batch if experiment.optimizer.needs_previous_batch else None
     names = tuple(sorted(jax.eval_shape(step, abstract, batch, previous, knobs)[1]))
@@ -95,14 +97,15 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
             donate_argnums=0,
         ),
         eval_step=jax.jit(
-            make_eval_step(experiment),
-            in_shardings=(replicated, rows), out_shardings=replicated),
+            make_eval_step(experiment), in_shardings=(replicated, rows), out_shardings=replicated
+        ),
         metric_names=names,
         knobs=jax.device_put(knobs, replicated),
         chunk=chunk_of(batch),
         place=make_place(mesh, experiment.batch_size),
         abstract_state=jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract
+        ),
     )
 
 
@@ -133,9 +136,7 @@ def make_place(mesh: Mesh, batch_size: int) -> Callable[[Batch], list[Batch]]:
     return place
 
 
-def make_init(
-    experiment: Experiment, roles: Roles, batch: Batch
-) -> Callable[[Knobs], TrainState]:
+def make_init(experiment: Experiment, roles: Roles, batch: Batch) -> Callable[[Knobs], TrainState]:
     """The function knobs -> state at step 0, which depends on the seed and on no device."""
     shapes = {name: (x.shape, x.dtype) for name, x in batch.items()}
 
@@ -149,9 +150,7 @@ def make_init(
     return init
 
 
-def prefetch(
-    chunks: Iterable[Batch], place: Callable[[Batch], list[Batch]]
-) -> Iterator[Batch]:
+def prefetch(chunks: Iterable[Batch], place: Callable[[Batch], list[Batch]]) -> Iterator[Batch]:
     """Batches on the devices, at least PREFETCH of them under way beside the one in use."""
     queue: collections.deque[Batch] = collections.deque()
     for chunk in chunks:

@@ -28,7 +28,7 @@ def from_record(base: type[P], record: Any, path: str = "config") -> P:
     """The part that `record` describes, which must be an alternative of `base`."""
     if not isinstance(record, dict) or PART not in record:
         raise InputError(f"{path}: not the record of a {base.__name__}")
-    choices = alternatives(base)
+    choices: dict[str, Any] = alternatives(base)
     if record[PART] not in choices:
         raise unknown(f"{path} part", str(record[PART]), choices)
     cls = choices[record[PART]]

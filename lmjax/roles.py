@@ -94,8 +94,9 @@ class Leaf:
     @property
     def matrix_shape(self) -> tuple[int, ...]:
         """[stacked..., input, output] sizes of the matrix view."""
-        stacked = [size for size, name in zip(self.shape, self.axes, strict=True)
-                   if AXES[name].stacked]
+        stacked = [
+            size for size, name in zip(self.shape, self.axes, strict=True) if AXES[name].stacked
+        ]
         return (*stacked, *(math.prod(self.shape[n] for n in group) for group in self.groups))
 
     def as_matrices(

@@ -1,10 +1,10 @@
 """The run directory: where a run lives, which configuration it holds, whether it has finished.
 
-    config.json     the configuration with defaults expanded, the diff against them, the data
-    metrics.jsonl   every metric of every step, once
-    events/         the same for TensorBoard
-    checkpoints/    by step
-    result.json     written last: a run that has it is finished
+config.json     the configuration with defaults expanded, the diff against them, the data
+metrics.jsonl   every metric of every step, once
+events/         the same for TensorBoard
+checkpoints/    by step
+result.json     written last: a run that has it is finished
 """
 
 import json
@@ -43,17 +43,21 @@ def claim(
             if held["data"]["digest"] != dataset.digest:
                 raise InputError(
                     f"{path} holds a run on other data ({held['data']['name']!r} has changed); "
-                    "choose another --workdir")
+                    "choose another --workdir"
+                )
         elif any(path.iterdir()):
             raise InputError(f"{path} is not empty and holds no run; choose another --workdir")
-        write_json(path / CONFIG, {
-            "lmjax": lmjax.__version__,
-            "experiment": experiment.name,
-            "config": to_record(experiment),
-            "overrides": {k: list(v) for k, v in difference(base, experiment).items()},
-            "data": {"name": dataset.name, "digest": dataset.digest},
-            "batch": {name: [list(x.shape), str(x.dtype)] for name, x in batch.items()},
-        })
+        write_json(
+            path / CONFIG,
+            {
+                "lmjax": lmjax.__version__,
+                "experiment": experiment.name,
+                "config": to_record(experiment),
+                "overrides": {k: list(v) for k, v in difference(base, experiment).items()},
+                "data": {"name": dataset.name, "digest": dataset.digest},
+                "batch": {name: [list(x.shape), str(x.dtype)] for name, x in batch.items()},
+            },
+        )
     except OSError as error:
         raise InputError(f"run directory {path}: not writable ({error.strerror})") from None
 

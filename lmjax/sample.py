@@ -26,6 +26,5 @@ def sample(
     task = loaded.experiment.task
     if not isinstance(task, LanguageModel):
         raise InputError(f"{run} holds a {task.label}, which writes no text")
-    text = task.generate(
-        loaded.params, prompt.encode(), length, key_for(seed, "text"), temperature)
+    text = task.generate(loaded.params, prompt.encode(), length, key_for(seed, "text"), temperature)
     return text.decode(errors="replace")

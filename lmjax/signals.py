@@ -12,8 +12,10 @@ class Stopped(Exception):
 
     def __init__(self, number: int, step: int):
         self.number = number
-        super().__init__(f"stopped by {signal.Signals(number).name} and saved at step {step}; "
-                         "the same command resumes")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} and saved at step {step}; "
+            "the same command resumes"
+        )
 
 
 class StopRequest:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, PRNGKeyArray
 
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
@@ -20,8 +20,8 @@ from lmjax.tasks import Outcome, Variables
 class Knobs(NamedTuple):
     """Scalars that may vary between runs of one compiled step."""
 
-    seed: UInt32[Array, ""]
-    learning_rate: Float[Array, ""]
+    seed: Any  # uint32 []
+    learning_rate: Any  # float32 [], the peak of the optimizer's main rule
 
 
 class Oracle(NamedTuple):
@@ -36,8 +36,7 @@ class Oracle(NamedTuple):
     sampled_grad: Callable[[], Any]  # here, with targets drawn from the model
 
 
-TrainStep = Callable[
-    [TrainState, Batch, Batch | None, Knobs], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Batch, Batch | None, Knobs], tuple[TrainState, Metrics]]
 
 
 def build_optimizer(
@@ -45,7 +44,8 @@ def build_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The optax chain of an experiment, with the rate as an argument so that it can be traced."""
     return experiment.optimizer.build(
-        roles, learning_rate, lambda count: experiment.schedule.factor(count, experiment.steps))
+        roles, learning_rate, lambda count: experiment.schedule.factor(count, experiment.steps)
+    )
 
 
 def make_train_step(experiment: Experiment, roles: Roles) -> TrainStep:
@@ -80,18 +80,27 @@ def make_train_step(experiment: Experiment, roles: Roles) -> TrainStep:
         def sampled_grad() -> Any:
             variables = {"params": state.params, **state.model_state}
             label_key = key_for(knobs.seed, "labels", state.step)
-            return at(state.params, experiment.task.with_sampled_targets(
-                variables, batch, label_key))[1]
+            return at(
+                state.params, experiment.task.with_sampled_targets(variables, batch, label_key)
+            )[1]
 
         updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params,
-            value=loss, grad=grads, value_fn=value_fn,
+            grads,
+            state.opt_state,
+            state.params,
+            value=loss,
+            grad=grads,
+            value_fn=value_fn,
             oracle=Oracle(
-                value_and_grad, lambda params: value_and_grad(params, previous), sampled_grad),
+                value_and_grad, lambda params: value_and_grad(params, previous), sampled_grad
+            ),
         )
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": outcome.loss, **outcome.metrics,
-                   "grad_norm": Mean(optax.tree.norm(grads), jnp.float32(1))}
+        metrics = {
+            "loss": outcome.loss,
+            **outcome.metrics,
+            "grad_norm": Mean(optax.tree.norm(grads), jnp.float32(1)),
+        }
         return TrainState(state.step + 1, params, outcome.model_state, opt_state), metrics
 
     return train_step
@@ -107,9 +116,7 @@ def make_value_and_grad(
     """
     pieces = experiment.accumulation
 
-    def one(
-        params: Any, state: Variables, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Outcome, Any]:
+    def one(params: Any, state: Variables, batch: Batch, key: PRNGKeyArray) -> tuple[Outcome, Any]:
         def total(params: Any) -> tuple[Array, Outcome]:
             variables = {"params": as_computed(experiment, params), **state}
             outcome = experiment.task.outcome(variables, batch, key)
@@ -118,9 +125,7 @@ def make_value_and_grad(
         (_, outcome), grads = jax.value_and_grad(total, has_aux=True)(params)
         return outcome, grads
 
-    def many(
-        params: Any, state: Variables, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Outcome, Any]:
+    def many(params: Any, state: Variables, batch: Batch, key: PRNGKeyArray) -> tuple[Outcome, Any]:
         # Rows i, i + pieces, ... make micro-batch i, so that a batch that is sharded over devices
         # by rows leaves each device its share of every micro-batch.
         micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]), batch)

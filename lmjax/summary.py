@@ -30,7 +30,10 @@ def introduce(
 
 
 def already_finished(
-    result: dict[str, Any], experiment: Experiment, base: Experiment, path: epath.Path,
+    result: dict[str, Any],
+    experiment: Experiment,
+    base: Experiment,
+    path: epath.Path,
     console: Console,
 ) -> dict[str, Any]:
     """Say so, and show the result again."""
@@ -40,7 +43,10 @@ def already_finished(
 
 
 def report(
-    result: dict[str, Any], experiment: Experiment, base: Experiment, path: epath.Path,
+    result: dict[str, Any],
+    experiment: Experiment,
+    base: Experiment,
+    path: epath.Path,
     console: Console,
 ) -> None:
     """The result beside its baselines, and the exact lines that go on from here."""
@@ -49,7 +55,7 @@ def report(
     command = ["uv run lmjax train", experiment.name, *to_words(base, experiment)]
     lines = {
         "result": f"validation {headline} {result['validation'][headline]:.3f}"
-                  + (f"   beside {beside}" if beside else ""),
+        + (f"   beside {beside}" if beside else ""),
         "digest": f"{result['state_digest'][:16]} after {result['steps']} steps",
         "files": str(path),
         "resume": " ".join([*command, "--workdir", str(path)]),
@@ -62,16 +68,22 @@ def report(
 def describe(experiment: Experiment, batch: Batch) -> str:
     """Every parameter with its shape, axes, role and decay, and the number of parameters."""
     roles = read_roles(abstract_variables(experiment, batch)["params"])
-    leaves, _ = jax.tree_util.tree_flatten_with_path(
-        roles, is_leaf=lambda x: isinstance(x, Leaf))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(roles, is_leaf=lambda x: isinstance(x, Leaf))
     rows = [("parameter", "shape", "axes", "role", "decays")]
     for path, leaf in leaves:
-        rows.append((
-            jax.tree_util.keystr(path, simple=True, separator="/"),
-            " x ".join(map(str, leaf.shape)), " ".join(leaf.axes), leaf.role,
-            "yes" if leaf.decays else "no"))
+        rows.append(
+            (
+                jax.tree_util.keystr(path, simple=True, separator="/"),
+                " x ".join(map(str, leaf.shape)),
+                " ".join(leaf.axes),
+                leaf.role,
+                "yes" if leaf.decays else "no",
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     total = sum(leaf.size for _, leaf in leaves)
     return "\n".join([*lines, f"{total:,} parameters"])

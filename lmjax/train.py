@@ -81,8 +81,17 @@ def run(
     log = MetricsLog(path, start)
     try:
         with StopRequest() as stop:
-            started = Run(experiment, dataset, program, checkpoints, log, console, Pace(),
-                          experiment.task.count(batch), stop)
+            started = Run(
+                experiment,
+                dataset,
+                program,
+                checkpoints,
+                log,
+                console,
+                Pace(),
+                experiment.task.count(batch),
+                stop,
+            )
             with jax.transfer_guard_host_to_device("disallow"):
                 state = loop(started, state, start)
         result = finish(started, state, path)
@@ -170,15 +179,18 @@ def write_metrics(run: Run, pending: list[tuple[int, Array]], keep: int) -> None
         for name, value in numbers.items():
             if not math.isfinite(value):
                 run.log.flush()
-                raise RunError(f"step {step}: {name} is {value}, the run stops; the newest "
-                               f"checkpoint is of step {run.checkpoints.latest()}")
+                raise RunError(
+                    f"step {step}: {name} is {value}, the run stops; the newest "
+                    f"checkpoint is of step {run.checkpoints.latest()}"
+                )
         run.log.write("train", step, numbers)
     run.pace.mark(newest)
     e = run.experiment
     run.console.progress(
         f"step {newest:{len(str(e.steps))}d}/{e.steps}  loss {numbers['loss']:.4f}  "
         f"{short(rate(run))} {e.task.unit}/s  ETA {clock(run.pace.remaining(e.steps))}",
-        final=newest == e.steps)
+        final=newest == e.steps,
+    )
 
 
 def rate(run: Run) -> float | None:
@@ -201,14 +213,21 @@ def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]
 def save(run: Run, state: TrainState, step: int) -> None:
     """State, data position and record in one commit."""
     run.log.flush()
-    run.checkpoints.save(step, state, {
-        "config": to_record(run.experiment),
-        "data": {"digest": run.dataset.digest, "next_batch": step},
-    })
+    run.checkpoints.save(
+        step,
+        state,
+        {
+            "config": to_record(run.experiment),
+            "data": {"digest": run.dataset.digest, "next_batch": step},
+        },
+    )
 
 
 def restore(
-    experiment: Experiment, dataset: Dataset, program: Program, checkpoints: Checkpoints,
+    experiment: Experiment,
+    dataset: Dataset,
+    program: Program,
+    checkpoints: Checkpoints,
     console: Console,
 ) -> TrainState | None:
     """The newest checkpoint of this very run, or None where there is none."""
@@ -250,8 +269,7 @@ def fresh_state(program: Program, weights: Weights | None, console: Console) -> 
     state = program.init(program.knobs)
     if weights is None:
         return state
-    params, model_state = weights.checkpoints.restore_weights(
-        weights.step, program.abstract_state)
+    params, model_state = weights.checkpoints.restore_weights(weights.step, program.abstract_state)
     console.say(f"weights from {weights.checkpoints.directory.parent} at step {weights.step}")
     weights.checkpoints.close()
     return dataclasses.replace(state, params=params, model_state=model_state)

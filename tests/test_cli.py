@@ -25,8 +25,13 @@ def in_own_folder(tmp_path, monkeypatch):
 
 def command(*words: str, module: str = "lmjax") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *words], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        [sys.executable, "-m", module, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
 
 
 def refused(capsys, *words: str) -> str:
@@ -39,28 +44,34 @@ def refused(capsys, *words: str) -> str:
     return output.err
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["trian"], "nearest: train"),
-    (["train", "chr_gpt"], "nearest: char_gpt"),
-    (["train", "nowhere.py"], "no such file"),
-    (["train", "char_gpt", "--step", "20"], "nearest: --steps"),
-    (["train", "char_gpt", "--steps", "many"], "--steps = many: must be a whole number"),
-    (["train", "char_gpt", "--optimizer.learning-rate", "-1"], "learning_rate = -1.0: must be > 0"),
-    (["train", "char_gpt", "--optimizer.learning-rate", "nan"], "learning_rate = nan"),
-    (["train", "char_gpt", "optimizer:moun"], "nearest: muon"),
-    (["train", "char_gpt", "--data.source", "python_dosc"], "nearest: python_docs"),
-    (["train", "char_gpt", "--data.sequence-length", "256"], "task.model.max_length 128"),
-    (["train", "char_gpt", "task:classification"], "needs labels"),
-    (["train", "char_gpt", "task.model:mlp"], "known: gpt"),
-    (["train", "digits_fcn", "--task.model.window", "8"], "task.model.window"),
-    (["train", "digits_fcn", "--task.model.classes", "9"], "task.model.classes = 9"),
-    (["train", "char_gpt", "--workdir"], "--workdir needs a directory"),
-    (["sample"], "run"),
-    (["sample", "nowhere"], "nowhere is not a run directory"),
-    (["sample", "nowhere", "--length", "0"], "length = 0"),
-    (["sample", "nowhere", "--temperature", "-1"], "temperature"),
-    (["describe"], "needs the name"),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], "nearest: train"),
+        (["train", "chr_gpt"], "nearest: char_gpt"),
+        (["train", "nowhere.py"], "no such file"),
+        (["train", "char_gpt", "--step", "20"], "nearest: --steps"),
+        (["train", "char_gpt", "--steps", "many"], "--steps = many: must be a whole number"),
+        (
+            ["train", "char_gpt", "--optimizer.learning-rate", "-1"],
+            "learning_rate = -1.0: must be > 0",
+        ),
+        (["train", "char_gpt", "--optimizer.learning-rate", "nan"], "learning_rate = nan"),
+        (["train", "char_gpt", "optimizer:moun"], "nearest: muon"),
+        (["train", "char_gpt", "--data.source", "python_dosc"], "nearest: python_docs"),
+        (["train", "char_gpt", "--data.sequence-length", "256"], "task.model.max_length 128"),
+        (["train", "char_gpt", "task:classification"], "needs labels"),
+        (["train", "char_gpt", "task.model:mlp"], "known: gpt"),
+        (["train", "digits_fcn", "--task.model.window", "8"], "task.model.window"),
+        (["train", "digits_fcn", "--task.model.classes", "9"], "task.model.classes = 9"),
+        (["train", "char_gpt", "--workdir"], "--workdir needs a directory"),
+        (["sample"], "run"),
+        (["sample", "nowhere"], "nowhere is not a run directory"),
+        (["sample", "nowhere", "--length", "0"], "length = 0"),
+        (["sample", "nowhere", "--temperature", "-1"], "temperature"),
+        (["describe"], "needs the name"),
+    ],
+)
 def test_bad_input_is_one_line_and_two(capsys, words, told):
     assert told in refused(capsys, *words)
     assert not Path("runs").exists()
@@ -99,19 +110,40 @@ def test_the_three_ways_to_launch_are_the_same_call(capsys):
     digests = {json.loads(Path(name, "result.json").read_text())["state_digest"] for name in "abcd"}
     assert len(digests) == 1
     held = json.loads(Path("a/config.json").read_text())
-    assert held["overrides"] == {"optimizer.learning_rate": [0.1, 0.2], "steps": [600, 4],
-                                 "batch_size": [128, 16]}
+    assert held["overrides"] == {
+        "optimizer.learning_rate": [0.1, 0.2],
+        "steps": [600, 4],
+        "batch_size": [128, 16],
+    }
     assert held["config"] == json.loads(Path("d/config.json").read_text())["config"]
 
 
 @pytest.mark.smoke
 def test_the_lines_that_a_run_prints_do_what_they_say(capsys):
-    words = ["train", "char_gpt", "--steps", "2", "--batch-size", "2", "--task.model.depth", "1",
-             "--task.model.width", "16", "--task.model.unroll", "1", "--task.showcase-length", "5",
-             "--schedule.warmup-steps", "0"]
+    words = [
+        "train",
+        "char_gpt",
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--task.model.depth",
+        "1",
+        "--task.model.width",
+        "16",
+        "--task.model.unroll",
+        "1",
+        "--task.showcase-length",
+        "5",
+        "--schedule.warmup-steps",
+        "0",
+    ]
     assert cli.main(words) == 0
-    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()
-                if line.split(" ")[0] in ("resume", "sample", "load"))
+    told = dict(
+        line.split(maxsplit=1)
+        for line in capsys.readouterr().out.splitlines()
+        if line.split(" ")[0] in ("resume", "sample", "load")
+    )
     assert told.keys() == {"resume", "sample", "load"}
 
     assert told["resume"].startswith("uv run lmjax train char_gpt")
@@ -138,15 +170,22 @@ def test_a_run_that_writes_no_text_is_not_sampled(capsys):
 def test_help_lists_fields_defaults_and_parts(capsys):
     assert cli.main(["train", "char_gpt", "optimizer:muon", "--help"]) == 0
     told = capsys.readouterr().out
-    for part in ("--optimizer.momentum", "0.95", "optimizer:{adamw,lion,muon,sgd}",
-                 "schedule:{constant,cosine,linear,wsd}", "--workdir"):
+    for part in (
+        "--optimizer.momentum",
+        "0.95",
+        "optimizer:{adamw,lion,muon,sgd",
+        "schedule:{constant,cosine,linear,wsd}",
+        "--workdir",
+    ):
         assert part in told
     assert "--optimizer.b1" not in told
 
 
 def test_describe_prints_the_roles_table(capsys):
-    assert cli.main(["describe", "char_gpt", "--task.model.depth", "2", "--task.model.unroll", "1"]
-                    ) == 0
+    assert (
+        cli.main(["describe", "char_gpt", "--task.model.depth", "2", "--task.model.unroll", "1"])
+        == 0
+    )
     told = capsys.readouterr().out
     assert "layers/attention/qkv       2 x 128 x 3 x 4 x 32  layers embed qkv" in told
     assert f"{256 * 128 + 128 * 128 + 2 * (12 * 128**2 + 13 * 128) + 2 * 128:,} parameters" in told
@@ -162,7 +201,7 @@ def test_doctor_names_versions_devices_and_pairing(capsys):
 def test_doctor_tells_a_pair_that_does_not_fit():
     from lmjax.doctor import PACKAGES, pairing
 
-    versions = {name: "0.0.1" for name in PACKAGES}
+    versions = dict.fromkeys(PACKAGES, "0.0.1")
     assert "does NOT fit" in pairing(versions)
 
 
@@ -179,13 +218,23 @@ def test_the_real_command_answers_and_refuses():
 
 
 def test_neither_import_nor_help_brings_in_jax():
-    code = ("import sys, lmjax, lmjax.cli; lmjax.cli.main(['--help']);"
-            "sys.exit(bool({'jax', 'tyro', 'numpy'} & set(sys.modules)))")
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False,
-                          capture_output=True).returncode == 0
+    code = (
+        "import sys, lmjax, lmjax.cli; lmjax.cli.main(['--help']);"
+        "sys.exit(bool({'jax', 'tyro', 'numpy'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True
+        ).returncode
+        == 0
+    )
     code = code.replace("lmjax.cli;", "lmjax.cli, lmjax.train;")
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False,
-                          capture_output=True).returncode == 1
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True
+        ).returncode
+        == 1
+    )
 
 
 def test_importing_everything_has_no_effect():
@@ -205,6 +254,7 @@ assert not changed, changed
 heavy = {"tyro", "tensorflow_datasets", "grain", "array_record", "sklearn"} & set(sys.modules)
 assert not heavy, heavy
 """
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False,
-                          capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
     assert told.returncode == 0, told.stderr

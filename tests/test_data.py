@@ -47,8 +47,12 @@ def test_targets_are_the_next_bytes_of_the_text():
 
 
 def test_an_epoch_covers_the_text_once():
-    dataset = TokenWindows(Tokens(sequence_length=7), b"", np.arange(100, dtype=np.uint8),
-                           np.arange(50, dtype=np.uint8))
+    dataset = TokenWindows(
+        Tokens(sequence_length=7),
+        b"",
+        np.arange(100, dtype=np.uint8),
+        np.arange(50, dtype=np.uint8),
+    )
     windows = (100 - 1) // 7
     for epoch in range(6):
         batch = dataset.batch(3, epoch, windows)
@@ -96,12 +100,15 @@ def test_text_files_and_globs_are_read_in_order(tmp_path):
     assert text == "h\u00e9llo ".encode() * 20 + b"world " * 20
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    (b"fine until here \xff", "not UTF-8 at byte 16 (0xff)"),
-    (b"", "empty"),
-    (b"short", "only 5 bytes"),
-    (None, "no such file"),
-])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"fine until here \xff", "not UTF-8 at byte 16 (0xff)"),
+        (b"", "empty"),
+        (b"short", "only 5 bytes"),
+        (None, "no such file"),
+    ],
+)
 def test_text_that_cannot_be_used_is_refused_in_one_line(tmp_path, content, told):
     path = tmp_path / "text.txt"
     if content is not None:
@@ -115,5 +122,5 @@ def test_text_that_cannot_be_used_is_refused_in_one_line(tmp_path, content, told
 
 @pytest.mark.parametrize("data", [Tokens(source="python_dosc"), Examples(source="digit")])
 def test_an_unknown_data_set_names_the_nearest(data):
-    with pytest.raises(InputError, match="nearest: (python_docs|digits)"):
+    with pytest.raises(InputError, match=r"nearest: (python_docs|digits)"):
         data.load()

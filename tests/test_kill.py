@@ -11,20 +11,52 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WORDS = ["train", "char_gpt", "--steps", "60", "--schedule.warmup-steps", "5", "--batch-size", "4",
-         "--task.model.depth", "2", "--task.model.width", "32", "--task.model.unroll", "1",
-         "--task.model.dropout", "0.1", "--data.sequence-length", "32", "--log-every", "1",
-         "--save-every", "4", "--evaluate-every", "0", "--data.validation-fraction", "0.01",
-         "--task.showcase-length", "0"]
+WORDS = [
+    "train",
+    "char_gpt",
+    "--steps",
+    "60",
+    "--schedule.warmup-steps",
+    "5",
+    "--batch-size",
+    "4",
+    "--task.model.depth",
+    "2",
+    "--task.model.width",
+    "32",
+    "--task.model.unroll",
+    "1",
+    "--task.model.dropout",
+    "0.1",
+    "--data.sequence-length",
+    "32",
+    "--log-every",
+    "1",
+    "--save-every",
+    "4",
+    "--evaluate-every",
+    "0",
+    "--data.validation-fraction",
+    "0.01",
+    "--task.showcase-length",
+    "0",
+]
 
 
 def start(workdir: Path, *words: str) -> subprocess.Popen[str]:
     cache = workdir.parent / "compilations"
     return subprocess.Popen(
         [sys.executable, "-m", "lmjax", *WORDS, *words, "--workdir", str(workdir)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache),
-             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"})
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
+    )
 
 
 def finish(workdir: Path, *words: str) -> tuple[dict, str]:
@@ -36,8 +68,11 @@ def finish(workdir: Path, *words: str) -> tuple[dict, str]:
 
 def steps_saved(workdir: Path) -> list[int]:
     folder = workdir / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if (
-        folder.is_dir()) else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+        if (folder.is_dir())
+        else []
+    )
 
 
 def kill_while_saving(workdir: Path, after: int) -> None:
@@ -70,7 +105,8 @@ def test_a_run_killed_by_sigkill_three_times_ends_with_the_unbroken_bits(tmp_pat
     assert resumed["state_digest"] == unbroken["state_digest"]
     assert resumed["validation"] == unbroken["validation"]
     assert (killed / "metrics.jsonl").read_bytes() == (
-        tmp_path / "unbroken" / "metrics.jsonl").read_bytes()
+        tmp_path / "unbroken" / "metrics.jsonl"
+    ).read_bytes()
     other, _ = finish(tmp_path / "other", "--seed", "1")
     assert other["state_digest"] != unbroken["state_digest"]
 
@@ -85,7 +121,8 @@ def test_a_request_to_stop_saves_at_the_next_step(tmp_path, number, status):
     assert process.returncode == status, told
     step = steps_saved(tmp_path / "run")[-1]
     assert told.splitlines()[-1] == (
-        f"lmjax: stopped by {number.name} and saved at step {step}; the same command resumes")
+        f"lmjax: stopped by {number.name} and saved at step {step}; the same command resumes"
+    )
     assert "Traceback" not in told
     _, told = finish(tmp_path / "run")
     assert f"resumed from step {step} of 60" in told

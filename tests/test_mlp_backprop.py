@@ -1,5 +1,6 @@
 """Backpropagation by hand against jax.grad, finite differences and the worked numbers."""
 
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,10 @@ from experiments import mlp_backprop as hand
 
 def random_net(seed: int, sizes=(5, 7, 4, 3)):
     rng = np.random.default_rng(seed)
-    layers = [(jnp.asarray(rng.normal(size=(n, m))), jnp.asarray(rng.normal(size=n)))
-              for m, n in zip(sizes, sizes[1:], strict=False)]
+    layers = [
+        (jnp.asarray(rng.normal(size=(n, m))), jnp.asarray(rng.normal(size=n)))
+        for m, n in itertools.pairwise(sizes)
+    ]
     x, y = rng.normal(size=(6, sizes[0])), rng.uniform(size=(6, sizes[-1]))
     return layers, jnp.asarray(x), jnp.asarray(y)
 
@@ -24,8 +27,10 @@ def by_hand(loss, layers, x, y):
 
 
 def largest_difference(a, b) -> float:
-    return max(float(jnp.max(jnp.abs(x - y)))
-               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return max(
+        float(jnp.max(jnp.abs(x - y)))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,6 +50,7 @@ def test_gradients_equal_finite_differences():
         gradients = by_hand(hand.cross_entropy, layers, x, y)
         (weights, bias), *rest = layers
         for i, j in [(0, 0), (3, 2), (6, 4)]:
+
             def loss(shift, i=i, j=j):
                 net = [(weights.at[i, j].add(shift), bias), *rest]
                 return float(hand.cross_entropy(hand.forward(net, x)[-1], y)[0].mean())
@@ -89,8 +95,10 @@ def test_the_trainer_uses_the_gradient_by_hand(monkeypatch):
     batch = jax.tree.map(jnp.asarray, experiment.data.load().batch(0, 0, 8))
     task = experiment.task
     params = jax.tree.map(
-        lambda x: x.value, task.init(jax.random.key(0), batch)["params"],
-        is_leaf=lambda x: hasattr(x, "names"))
+        lambda x: x.value,
+        task.init(jax.random.key(0), batch)["params"],
+        is_leaf=lambda x: hasattr(x, "names"),
+    )
 
     def loss(params):
         return task.outcome({"params": params}, batch, jax.random.key(1)).loss.total
@@ -103,7 +111,8 @@ def test_the_trainer_uses_the_gradient_by_hand(monkeypatch):
 
     assert largest_difference(jax.grad(loss)(params), jax.grad(automatic)(params)) < 1e-6
     monkeypatch.setattr(
-        hand, "backward", lambda net, a, dz: [(2 * w, b) for w, b in reference(net, a, dz)])
+        hand, "backward", lambda net, a, dz: [(2 * w, b) for w, b in reference(net, a, dz)]
+    )
     assert largest_difference(jax.grad(loss)(params), jax.grad(automatic)(params)) > 1e-2
 
 

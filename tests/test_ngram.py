@@ -56,7 +56,8 @@ def probability(order: int, history: bytes, byte: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("order", "history"), [(1, b"a"), (2, b"a"), (2, b"z"), (3, b"ab"), (3, b"ba"), (3, b"za")])
+    ("order", "history"), [(1, b"a"), (2, b"a"), (2, b"z"), (3, b"ab"), (3, b"ba"), (3, b"za")]
+)
 def test_probabilities_sum_to_one(order: int, history: bytes) -> None:
     """Bytes that the text lacks all get the same, so that one of them stands for all."""
     seen = sorted(set(SMALL_TEXT))

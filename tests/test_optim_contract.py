@@ -17,8 +17,10 @@ ROLES = {
     "table": Leaf((5, 4), ("vocab", "embed")),
     "bias": Leaf((4,), ("embed",)),
 }
-PARAMS = {name: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape), jnp.float32)
-          for name, leaf in ROLES.items()}
+PARAMS = {
+    name: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape), jnp.float32)
+    for name, leaf in ROLES.items()
+}
 ROWS = [
     (SGD(), 0),
     (SGD(momentum=0.9), 1),
@@ -28,8 +30,10 @@ ROWS = [
     (Muon(), 1),
 ]
 each = pytest.mark.parametrize(
-    ("optimizer", "copies"), ROWS,
-    ids=[f"{o.label}{'-nesterov' * getattr(o, 'nesterov', False)}-{c}" for o, c in ROWS])
+    ("optimizer", "copies"),
+    ROWS,
+    ids=[f"{o.label}{'-nesterov' * getattr(o, 'nesterov', False)}-{c}" for o, c in ROWS],
+)
 
 
 def constant(count):
@@ -45,7 +49,8 @@ def gradients(step: int, dtype=jnp.float32):
     """Noisy gradients of half the squared norm, fixed by the step; every third is very noisy."""
     rng, noise = np.random.default_rng(step), 5.0 if step % 3 == 1 else 0.1
     return lambda params: jax.tree.map(
-        lambda p: (p + noise * rng.normal(size=p.shape)).astype(dtype), params)
+        lambda p: (p + noise * rng.normal(size=p.shape)).astype(dtype), params
+    )
 
 
 def trajectory(optimizer: Optimizer, steps: int = 9, params=PARAMS):
@@ -86,7 +91,8 @@ def test_state_bytes(optimizer, copies):
     held = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
     auxiliary = isinstance(optimizer, Muon)
     assert held == copies * size["stack"] + (2 if auxiliary else copies) * (
-        size["table"] + size["bias"])
+        size["table"] + size["bias"]
+    )
 
 
 @each
@@ -125,7 +131,8 @@ def test_it_scans_with_a_state_of_stable_shape(optimizer, copies):
         return (optax.apply_updates(params, updates), state), None
 
     (params, state), _ = jax.lax.scan(
-        body, (PARAMS, transform.init(PARAMS)), jnp.linspace(0, 0.1, 5))
+        body, (PARAMS, transform.init(PARAMS)), jnp.linspace(0, 0.1, 5)
+    )
     assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
     assert not same(params, PARAMS)
 
@@ -146,8 +153,13 @@ def hyper_parameters():
             yield pytest.param(optimizer, path, value, id=f"{optimizer.label}-{path}-{value}")
 
 
-OTHER = {"newton_schulz_dtype": "float32", "nesterov": True, "clip_norm": 0.5,
-         "newton_schulz_steps": 3, "eps": 1e-2}
+OTHER = {
+    "newton_schulz_dtype": "float32",
+    "nesterov": True,
+    "clip_norm": 0.5,
+    "newton_schulz_steps": 3,
+    "eps": 1e-2,
+}
 
 
 @pytest.mark.parametrize(("optimizer", "path", "value"), list(hyper_parameters()))

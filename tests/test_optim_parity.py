@@ -89,8 +89,10 @@ def path(
     def run(start: Any, gradients: Any) -> Any:
         return jax.lax.scan(step, (start, transformation.init(start)), gradients)[1]
 
-    result = run({name: jnp.asarray(x) for name, x in start.items()},
-                 {name: jnp.asarray(gradients[name]) for name in start})
+    result = run(
+        {name: jnp.asarray(x) for name, x in start.items()},
+        {name: jnp.asarray(gradients[name]) for name in start},
+    )
     assert all(x.dtype == jnp.float64 for x in result.values())
     return {name: np.asarray(x) for name, x in result.items()}
 
@@ -133,7 +135,8 @@ def test_muon_scale_of_a_transposed_matrix_shows(stored: dict[str, Tree]) -> Non
 def test_muon_of_layers_taken_for_one_matrix_shows(stored: dict[str, Tree]) -> None:
     roles = {"stacked": Leaf((3, 6, 10), ("heads", "head_dim", "mlp"))}
     ours = path(
-        build(SETTINGS["muon"], roles), only(stored["start"], "stacked"), stored["gradients"])
+        build(SETTINGS["muon"], roles), only(stored["start"], "stacked"), stored["gradients"]
+    )
     assert distance(ours, only(stored["muon"], "stacked")) > VISIBLE
 
 
@@ -147,10 +150,10 @@ def test_muon_without_nesterov_equals_optax(stored: dict[str, Tree], nesterov: b
     start = only(stored["start"], "up", "down")
     gradients = {name: 1e8 * stored["gradients"][name] for name in start}
     optimizer = Muon(
-        learning_rate=0.02, weight_decay=0.1, nesterov=nesterov, newton_schulz_dtype="float64")
+        learning_rate=0.02, weight_decay=0.1, nesterov=nesterov, newton_schulz_dtype="float64"
+    )
     ours = path(build(optimizer, {name: LEAVES[name] for name in start}), start, gradients)
-    theirs = path(
-        optax.contrib.muon(0.02, weight_decay=0.1, nesterov=nesterov), start, gradients)
+    theirs = path(optax.contrib.muon(0.02, weight_decay=0.1, nesterov=nesterov), start, gradients)
     assert (distance(ours, theirs) < TOLERANCE) is not nesterov
 
 
@@ -158,7 +161,8 @@ def test_muon_without_nesterov_equals_optax(stored: dict[str, Tree], nesterov: b
 def test_sgd_on_a_parabola_by_hand(momentum: float, equal: bool) -> None:
     """On w^2 from 1: velocities 2, 3.796 and 5.404808."""
     transformation = build(
-        SGD(learning_rate=0.001, momentum=momentum), {"w": Leaf((1,), ("embed",))})
+        SGD(learning_rate=0.001, momentum=momentum), {"w": Leaf((1,), ("embed",))}
+    )
     params: Any = {"w": jnp.ones([1])}
     state, found = transformation.init(params), []
     for _ in range(3):

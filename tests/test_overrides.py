@@ -36,7 +36,8 @@ def test_fields_and_parts_are_changed():
 
 def test_the_place_of_a_swap_does_not_matter():
     assert change("--optimizer.momentum 0.9 optimizer:muon") == change(
-        "optimizer:muon --optimizer.momentum 0.9")
+        "optimizer:muon --optimizer.momentum 0.9"
+    )
     assert change("optimizer:lion --steps 7") == change("--steps 7 optimizer:lion")
 
 
@@ -68,11 +69,22 @@ def test_words_and_records_give_back_what_they_were_made_of(steps, rate, label, 
     assert from_record(Experiment, to_record(made)) != dataclasses.replace(made, steps=steps + 1)
 
 
-@pytest.mark.parametrize("words", [
-    "--step 20", "--steps abc", "--steps 1.5", "--steps", "--steps 1 2", "foo", "optimizer:moun",
-    "optimiser:muon", "--optimizer.momentum 0.9", "--compute-dtype float16",
-    "--optimizer.clip-norm x",
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--step 20",
+        "--steps abc",
+        "--steps 1.5",
+        "--steps",
+        "--steps 1 2",
+        "foo",
+        "optimizer:moun",
+        "optimiser:muon",
+        "--optimizer.momentum 0.9",
+        "--compute-dtype float16",
+        "--optimizer.clip-norm x",
+    ],
+)
 def test_wrong_words_are_one_line_that_names_them(words):
     with pytest.raises(InputError) as error:
         change(words)
@@ -81,34 +93,37 @@ def test_wrong_words_are_one_line_that_names_them(words):
     assert words.split()[0].partition(":")[0] in message
 
 
-@pytest.mark.parametrize(("words", "field"), [
-    ("--optimizer.learning-rate -1", "optimizer.learning_rate"),
-    ("--optimizer.learning-rate 0", "optimizer.learning_rate"),
-    ("--optimizer.learning-rate nan", "optimizer.learning_rate"),
-    ("--optimizer.learning-rate inf", "optimizer.learning_rate"),
-    ("--optimizer.b1 1.0", "optimizer.b1"),
-    ("--optimizer.eps 0", "optimizer.eps"),
-    ("--optimizer.clip-norm -1", "optimizer.clip_norm"),
-    ("--optimizer.weight-decay -0.1", "optimizer.weight_decay"),
-    ("optimizer:muon --optimizer.auxiliary.b2 1", "optimizer.auxiliary.b2"),
-    ("optimizer:muon --optimizer.newton-schulz-steps 0", "optimizer.newton_schulz_steps"),
-    ("optimizer:sgd --optimizer.nesterov", "optimizer.nesterov"),
-    ("--batch-size 10 --accumulation 3", "batch_size"),
-    ("--steps 0", "steps"),
-    ("--seed -1", "seed"),
-    ("--seed 4294967296", "seed"),
-    ("--keep 0", "keep"),
-    ("--name a/b", "name"),
-    ("--name ..", "name"),
-    ("--schedule.warmup-steps 100000", "schedule.warmup_steps"),
-    ("--schedule.final 1.5", "schedule.final"),
-    ("schedule:wsd --schedule.decay-fraction 0", "schedule.decay_fraction"),
-    ("--task.model.heads 3", "task.model.heads"),
-    ("--task.model.dropout 1", "task.model.dropout"),
-    ("--task.model.unroll 9", "task.model.unroll"),
-    ("--data.sequence-length 0", "data.sequence_length"),
-    ("--data.validation-fraction 1", "data.validation_fraction"),
-])
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ("--optimizer.learning-rate -1", "optimizer.learning_rate"),
+        ("--optimizer.learning-rate 0", "optimizer.learning_rate"),
+        ("--optimizer.learning-rate nan", "optimizer.learning_rate"),
+        ("--optimizer.learning-rate inf", "optimizer.learning_rate"),
+        ("--optimizer.b1 1.0", "optimizer.b1"),
+        ("--optimizer.eps 0", "optimizer.eps"),
+        ("--optimizer.clip-norm -1", "optimizer.clip_norm"),
+        ("--optimizer.weight-decay -0.1", "optimizer.weight_decay"),
+        ("optimizer:muon --optimizer.auxiliary.b2 1", "optimizer.auxiliary.b2"),
+        ("optimizer:muon --optimizer.newton-schulz-steps 0", "optimizer.newton_schulz_steps"),
+        ("optimizer:sgd --optimizer.nesterov", "optimizer.nesterov"),
+        ("--batch-size 10 --accumulation 3", "batch_size"),
+        ("--steps 0", "steps"),
+        ("--seed -1", "seed"),
+        ("--seed 4294967296", "seed"),
+        ("--keep 0", "keep"),
+        ("--name a/b", "name"),
+        ("--name ..", "name"),
+        ("--schedule.warmup-steps 100000", "schedule.warmup_steps"),
+        ("--schedule.final 1.5", "schedule.final"),
+        ("schedule:wsd --schedule.decay-fraction 0", "schedule.decay_fraction"),
+        ("--task.model.heads 3", "task.model.heads"),
+        ("--task.model.dropout 1", "task.model.dropout"),
+        ("--task.model.unroll 9", "task.model.unroll"),
+        ("--data.sequence-length 0", "data.sequence_length"),
+        ("--data.validation-fraction 1", "data.validation_fraction"),
+    ],
+)
 def test_wrong_values_name_their_field(words, field):
     with pytest.raises(FieldError) as error:
         validate(change(words))

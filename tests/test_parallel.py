@@ -56,8 +56,13 @@ print(json.dumps(result))
 @pytest.fixture(scope="module")
 def told() -> dict:
     process = subprocess.run(
-        [sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+        [sys.executable, "-c", CODE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
 
@@ -78,4 +83,5 @@ def test_the_tolerance_would_see_a_difference(told):
 
 def test_a_batch_that_does_not_divide_is_refused(told):
     assert told["refused"] == (
-        "batch_size = 12: its micro-batches of 12 rows must be divisible by the 8 devices")
+        "batch_size = 12: its micro-batches of 12 rows must be divisible by the 8 devices"
+    )

@@ -22,9 +22,13 @@ def roles_of(experiment) -> dict[str, Leaf]:
 def test_gpt():
     roles = roles_of(char_gpt.config())
     assert {name: leaf.role for name, leaf in roles.items() if leaf.role != "vector"} == {
-        "embedding": "embedding", "position": "embedding",
-        "layers/attention/qkv": "matrix", "layers/attention/out": "matrix",
-        "layers/mlp/in": "matrix", "layers/mlp/out": "matrix"}
+        "embedding": "embedding",
+        "position": "embedding",
+        "layers/attention/qkv": "matrix",
+        "layers/attention/out": "matrix",
+        "layers/mlp/in": "matrix",
+        "layers/mlp/out": "matrix",
+    }
     assert roles["layers/attention/qkv"].matrix_shape == (4, 3, 128, 128)
     assert roles["layers/attention/out"].matrix_shape == (4, 128, 128)
     assert roles["layers/mlp/in"].matrix_shape == (4, 128, 512)
@@ -34,9 +38,13 @@ def test_gpt():
 def test_simple_fcn():
     roles = roles_of(digits_fcn.config())
     assert {name: leaf.role for name, leaf in roles.items()} == {
-        "conv/kernel": "matrix", "conv/bias": "vector",
-        "hidden/kernel": "matrix", "hidden/bias": "vector",
-        "head/kernel": "head", "head/bias": "vector"}
+        "conv/kernel": "matrix",
+        "conv/bias": "vector",
+        "hidden/kernel": "matrix",
+        "hidden/bias": "vector",
+        "head/kernel": "head",
+        "head/bias": "vector",
+    }
     assert roles["conv/kernel"].matrix_shape == (25, 32)
 
 

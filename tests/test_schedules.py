@@ -19,13 +19,21 @@ def test_cosine_at_quarters():
     assert not np.allclose(curve(Cosine(final=0.1), 100, 101)[::25], exact, atol=1e-3)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [
-    (Constant(), optax.constant_schedule(1.0)),
-    (Linear(final=0.2), optax.linear_schedule(1.0, 0.2, 90)),
-    (Cosine(final=0.1), optax.cosine_decay_schedule(1.0, 90, 0.1)),
-    (WSD(decay_fraction=0.3, final=0.1), optax.join_schedules(
-        [optax.constant_schedule(1.0), optax.linear_schedule(1.0, 0.1, 27)], [63])),
-], ids=lambda x: getattr(x, "label", ""))
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Constant(), optax.constant_schedule(1.0)),
+        (Linear(final=0.2), optax.linear_schedule(1.0, 0.2, 90)),
+        (Cosine(final=0.1), optax.cosine_decay_schedule(1.0, 90, 0.1)),
+        (
+            WSD(decay_fraction=0.3, final=0.1),
+            optax.join_schedules(
+                [optax.constant_schedule(1.0), optax.linear_schedule(1.0, 0.1, 27)], [63]
+            ),
+        ),
+    ],
+    ids=lambda x: getattr(x, "label", ""),
+)
 def test_the_shape_is_optax_s(ours, theirs):
     assert np.allclose(curve(ours, 90, 91), [theirs(t) for t in range(91)], atol=1e-6)
 

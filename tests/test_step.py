@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
@@ -75,8 +74,11 @@ def test_bfloat16_computes_beside_a_float32_master(tiny_gpt):
     program, state, batches = start(low)
     state, _ = program.train_step(state, batches[0], None, program.knobs)
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    text = jax.jit(make_value_and_grad(low)).lower(
-        {"params": state.params}, batches[0], key_for(0, "dropout")).as_text()
+    text = (
+        jax.jit(make_value_and_grad(low))
+        .lower({"params": state.params}, batches[0], key_for(0, "dropout"))
+        .as_text()
+    )
     dots = [line for line in text.splitlines() if "dot_general" in line]
     assert dots
     assert all("bf16" in line for line in dots)
@@ -87,8 +89,12 @@ def test_dropout_follows_seed_and_step(tiny_gpt):
     assert close(one, again, 0)
     assert not close(one, gradient(tiny_gpt, key_seed=1)[1], 1e-6)
     program, state, batches = start(tiny_gpt)
-    keys = {bytes(np.asarray(jax.random.key_data(key_for(seed, purpose, step))))
-            for seed in (0, 1) for purpose in ("init", "dropout") for step in (0, 1)}
+    keys = {
+        bytes(np.asarray(jax.random.key_data(key_for(seed, purpose, step))))
+        for seed in (0, 1)
+        for purpose in ("init", "dropout")
+        for step in (0, 1)
+    }
     assert len(keys) == 8
 
 
@@ -106,7 +112,8 @@ def test_one_compiled_step_serves_every_seed_and_rate(tiny_mlp):
     program, state, batches = start(tiny_mlp)
     knobs = jax.device_put(
         program.knobs._replace(learning_rate=jnp.float32(0.05), seed=jnp.uint32(9)),
-        program.knobs.seed.sharding)
+        program.knobs.seed.sharding,
+    )
     for step, use in enumerate([program.knobs, knobs, program.knobs]):
         state, _ = program.train_step(state, batches[step], None, use)
     assert program.train_step._cache_size() == 1
@@ -211,6 +218,7 @@ def moved(experiment: Experiment, previous: int | None = None) -> Any:
 
 def loss_gradient(experiment: Experiment, params: Any, batch: Batch) -> Any:
     """jax.grad of the mean loss, without anything of step.py."""
+
     def loss(params):
         outcome = experiment.task.outcome({"params": params}, batch, key_for(0, "dropout"))
         return outcome.loss.total / outcome.loss.weight
@@ -244,8 +252,7 @@ def test_a_gradient_under_sampled_labels(tiny_mlp):
     labels = jax.random.categorical(key_for(0, "labels", 0), logits).astype(jnp.int32)
     sampled = {**batches[0], "targets": labels}
     assert close(moved(experiment), loss_gradient(experiment, state.params, sampled), 1e-4)
-    assert not close(
-        moved(experiment), loss_gradient(experiment, state.params, batches[0]), 1e-4)
+    assert not close(moved(experiment), loss_gradient(experiment, state.params, batches[0]), 1e-4)
 
 
 def test_a_line_search_falls_faster_than_gradient_descent(tiny_mlp):
@@ -268,7 +275,9 @@ def test_evaluation_happens_where_the_optimizer_says(tiny_mlp):
     for batch in batches[:3]:
         state, _ = program.train_step(state, batch, None, program.knobs)
     told = program.eval_step(state, batches[3])["loss"].total
-    at = {name: experiment.task.outcome({"params": params}, batches[3], None).loss.total
-          for name, params in [("mean", state.opt_state["mean"]), ("last", state.params)]}
+    at = {
+        name: experiment.task.outcome({"params": params}, batches[3], None).loss.total
+        for name, params in [("mean", state.opt_state["mean"]), ("last", state.params)]
+    }
     assert np.allclose(told, at["mean"], rtol=1e-6)
     assert not np.allclose(told, at["last"], rtol=1e-6)

@@ -44,9 +44,16 @@ BLOCK_SECONDS = 1.0
 def make(hidden: tuple[int, ...]) -> Experiment:
     """An experiment with the defaults of a user's: only size and length are set."""
     return Experiment(
-        name="loop_overhead", task=Classification(model=MLP(hidden=hidden)), data=Examples(),
-        optimizer=SGD(learning_rate=1e-3), schedule=Constant(), steps=1, batch_size=BATCH,
-        evaluate_every=0, save_every=0)
+        name="loop_overhead",
+        task=Classification(model=MLP(hidden=hidden)),
+        data=Examples(),
+        optimizer=SGD(learning_rate=1e-3),
+        schedule=Constant(),
+        steps=1,
+        batch_size=BATCH,
+        evaluate_every=0,
+        save_every=0,
+    )
 
 
 def bare(program: Program, state: TrainState, batch: Any, steps: int) -> tuple[TrainState, float]:
@@ -68,7 +75,7 @@ def looped(run: train.Run, state: TrainState, steps: int) -> tuple[TrainState, f
     return state, time.perf_counter() - begun
 
 
-def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, float]:
+def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
     """Median overhead of the loop, in percent of the bare step, with its spread and the noise."""
     experiment = make(hidden)
     dataset, host = train.prepare(experiment)
@@ -79,16 +86,25 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, float]:
     steps = max(10, round(BLOCK_SECONDS * 50 / seconds))
     folder = epath.Path(tempfile.mkdtemp())
     run = train.Run(
-        experiment, dataset, program, Checkpoints(folder / "checkpoints", 1),
-        MetricsLog(folder, 0), Console(quiet=True), Pace(), BATCH, StopRequest())
+        experiment,
+        dataset,
+        program,
+        Checkpoints(folder / "checkpoints", 1),
+        MetricsLog(folder, 0),
+        Console(quiet=True),
+        Pace(),
+        BATCH,
+        StopRequest(),
+    )
     state, _ = looped(run, state, steps)
     ratios, noise, step_seconds = [], [], []
     for pair in range(pairs):
         order = [looped, bare, bare] if pair % 2 else [bare, bare, looped]
         taken = []
         for call in order:
-            state, seconds = (looped(run, state, steps) if call is looped
-                              else bare(program, state, batch, steps))
+            state, seconds = (
+                looped(run, state, steps) if call is looped else bare(program, state, batch, steps)
+            )
             taken.append(seconds)
         loop_at = order.index(looped)
         ratios.append(taken[loop_at] / taken[1])  # its neighbour in time
@@ -110,18 +126,24 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure every size, print a line each, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Cost of the training loop.")
     parser.add_argument("--json", help="where to write the numbers")
     parser.add_argument("--pairs", type=int, default=15, help="pairs of blocks per size")
     given = parser.parse_args()
     results: dict[str, Any] = {
-        "jax": jax.__version__, "device": jax.devices()[0].device_kind, "sizes": {}}
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "sizes": {},
+    }
     for name, hidden in SIZES.items():
         result = results["sizes"][name] = measure(hidden, given.pairs)
         low, high = result["overhead_percent_quartiles"]
-        print(f"{name}: a step of {result['step_ms']:.2f} ms, the loop costs "
-              f"{result['overhead_percent']:+.2f} % (quartiles {low:+.2f} to {high:+.2f}; "
-              f"bare beside bare {result['noise_percent']:+.2f} %)", flush=True)
+        print(
+            f"{name}: a step of {result['step_ms']:.2f} ms, the loop costs "
+            f"{result['overhead_percent']:+.2f} % (quartiles {low:+.2f} to {high:+.2f}; "
+            f"bare beside bare {result['noise_percent']:+.2f} %)",
+            flush=True,
+        )
     if given.json:
         epath.Path(given.json).write_text(json.dumps(results, indent=1) + "\n")
 

@@ -47,6 +47,7 @@ class Data(Part):
 
 def padded(batch: Batch, batch_size: int) -> Batch:
     """The batch filled up with zeros, and so with weight 0, to `batch_size` rows."""
+
     def fill(x: np.ndarray) -> np.ndarray:
         return np.pad(x, [(0, batch_size - len(x)), *[(0, 0)] * (x.ndim - 1)])
 

@@ -19,6 +19,6 @@ def digits() -> tuple[Float32[np.ndarray, "n 8 8 1"], Int32[np.ndarray, "n"]]:
     """1,797 handwritten digits, 8 x 8 pixels in [0, 1] (UCI, CC BY 4.0), with their classes."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    images = bunch.images.astype(np.float32)[..., None] / 16.0
-    return images, bunch.target.astype(np.int32)
+    rows, classes = load_digits(return_X_y=True)
+    images = np.asarray(rows, np.float32).reshape(-1, 8, 8, 1) / 16.0
+    return images, np.asarray(classes, np.int32)

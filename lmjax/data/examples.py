@@ -40,8 +40,9 @@ class Examples(Data):
         inputs, classes = EMBEDDED[self.source]()
         check_integer("held_out", self.held_out, least=len(set(classes)), most=len(inputs) // 2)
         split = train_test_split(
-            inputs, classes, test_size=self.held_out, stratify=classes, random_state=0)
-        return LabelledExamples(self.source, *split)
+            inputs, classes, test_size=self.held_out, stratify=classes, random_state=0
+        )
+        return LabelledExamples(self.source, *map(np.asarray, split))
 
 
 class LabelledExamples(Dataset):
@@ -68,7 +69,8 @@ class LabelledExamples(Dataset):
         shape = " x ".join(map(str, train_inputs.shape[1:]))
         self.summary = (
             f"{len(train_inputs):,} training and {len(test_inputs):,} held-out examples "
-            f"of {shape}, {self.classes} classes")
+            f"of {shape}, {self.classes} classes"
+        )
 
     def batch(self, seed: int, step: int, batch_size: int) -> Batch:
         size = len(self.train["inputs"])
@@ -84,4 +86,5 @@ class LabelledExamples(Dataset):
 
 def _gather(arrays: dict[str, np.ndarray], chosen: np.ndarray) -> Batch:
     return {name: array[chosen] for name, array in arrays.items()} | {
-        "weights": np.ones(len(chosen), np.float32)}
+        "weights": np.ones(len(chosen), np.float32)
+    }

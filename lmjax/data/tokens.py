@@ -53,8 +53,13 @@ class TokenWindows(Dataset):
 
     vocab_size = 256
 
-    def __init__(self, config: Tokens, text: bytes, train: UInt8[np.ndarray, "n"],
-                 validation: UInt8[np.ndarray, "m"]):
+    def __init__(
+        self,
+        config: Tokens,
+        text: bytes,
+        train: UInt8[np.ndarray, "n"],
+        validation: UInt8[np.ndarray, "m"],
+    ):
         self.name = config.source
         self.length = config.sequence_length
         self.train, self.validation = train, validation

@@ -18,7 +18,7 @@ class Model(Part):
     neither mesh nor loss. Anything with the same init and apply will do.
     """
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         """The module."""
         raise NotImplementedError
 

@@ -1,7 +1,7 @@
 """GPT: a decoder with pre-LN, learned positions, tanh GELU and a tied head (GPT-2's layout).
 
-Shape suffixes: B batch, T positions, D width, H heads, K head_dim, F width of the MLP, V vocabulary,
-L layers. Parameters of all layers are stacked on a leading axis L and scanned.
+Shape suffixes: B batch, T positions, D width, H heads, K head_dim, F width of the MLP,
+V vocabulary, L layers. Parameters of all layers are stacked on a leading axis L and scanned.
 """
 
 import dataclasses
@@ -9,7 +9,6 @@ import math
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer
 
@@ -62,9 +61,11 @@ class Decoder(nn.Module):
         c = self.config
         std = nn.initializers.normal(INIT_STD)
         embedding_VD = self.param(
-            "embedding", named(std, "vocab", "embed"), (c.vocab_size, c.width))
+            "embedding", named(std, "vocab", "embed"), (c.vocab_size, c.width)
+        )
         position_TD = self.param(
-            "position", named(std, "position", "embed"), (c.max_length, c.width))
+            "position", named(std, "position", "embed"), (c.max_length, c.width)
+        )
         x_BTD = embedding_VD[tokens] + position_TD[None, : tokens.shape[1]]
         x_BTD = nn.Dropout(c.dropout, deterministic=not train)(x_BTD)
         layers = nn.scan(
@@ -87,9 +88,7 @@ class Layer(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(
-        self, x_BTD: Float[Array, "B T D"], _: None
-    ) -> tuple[Float[Array, "B T D"], None]:
+    def __call__(self, x_BTD: Float[Array, "B T D"], _: None) -> tuple[Float[Array, "B T D"], None]:
         c = self.config
         dropout = nn.Dropout(c.dropout, deterministic=not self.train)
         x_BTD = x_BTD + dropout(Attention(c, name="attention")(layer_norm("norm_1")(x_BTD)))
@@ -108,15 +107,19 @@ class Attention(nn.Module):
         heads, head_dim = c.heads, c.head_dim or c.width // c.heads
         std, residual_std, zeros = initializers(c)
         qkv_D3HK = self.param(
-            "qkv", named(std, "embed", "qkv", "heads", "head_dim"), (c.width, 3, heads, head_dim))
+            "qkv", named(std, "embed", "qkv", "heads", "head_dim"), (c.width, 3, heads, head_dim)
+        )
         bias_3HK = self.param(
-            "qkv_bias", named(zeros, "qkv", "heads", "head_dim"), (3, heads, head_dim))
+            "qkv_bias", named(zeros, "qkv", "heads", "head_dim"), (3, heads, head_dim)
+        )
         out_HKD = self.param(
-            "out", named(residual_std, "heads", "head_dim", "embed"), (heads, head_dim, c.width))
+            "out", named(residual_std, "heads", "head_dim", "embed"), (heads, head_dim, c.width)
+        )
         bias_D = self.param("out_bias", named(zeros, "embed"), (c.width,))
         qkv_BT3HK = linear(x_BTD, qkv_D3HK, bias_3HK)
         y_BTHK = jax.nn.dot_product_attention(
-            qkv_BT3HK[:, :, 0], qkv_BT3HK[:, :, 1], qkv_BT3HK[:, :, 2], is_causal=True)
+            qkv_BT3HK[:, :, 0], qkv_BT3HK[:, :, 1], qkv_BT3HK[:, :, 2], is_causal=True
+        )
         return linear(y_BTHK, out_HKD, bias_D)
 
 
@@ -147,7 +150,7 @@ def linear(
     element by element for the gradient of the kernel (one MLP took 23 ms so, 8 ms flat).
     """
     batch, length, *inputs = x.shape
-    outputs = kernel.shape[len(inputs):]
+    outputs = kernel.shape[len(inputs) :]
     rows = x.reshape(batch * length, math.prod(inputs))
     y = rows @ kernel.reshape(math.prod(inputs), math.prod(outputs))
     if bias is not None:

@@ -34,8 +34,9 @@ class Perceptron(nn.Module):
     config: MLP
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B *example"], *, train: bool = False
-                 ) -> Float[Array, "B C"]:
+    def __call__(
+        self, x: Float[Array, "B *example"], *, train: bool = False
+    ) -> Float[Array, "B C"]:
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         source = "features"
         for number, width in enumerate(self.config.hidden):

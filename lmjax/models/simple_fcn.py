@@ -51,7 +51,8 @@ class ConvNet(nn.Module):
             (c.window, c.window),
             padding="VALID",
             kernel_init=named(
-                nn.initializers.lecun_normal(), "height", "width", "conv_in", "conv_out"),
+                nn.initializers.lecun_normal(), "height", "width", "conv_in", "conv_out"
+            ),
             bias_init=named(nn.initializers.zeros, "conv_out"),
             name="conv",
         )(x)

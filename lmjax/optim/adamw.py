@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter, arXiv 1711.05101; Adam: Kingma and Ba, arXiv 1412.6980).
 
-    m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
-    direction = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
+direction = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Lion (Chen et al., arXiv 2302.06675).
 
-    direction = sign(b1 m + (1 - b1) g),   then   m <- b2 m + (1 - b2) g
+direction = sign(b1 m + (1 - b1) g),   then   m <- b2 m + (1 - b2) g
 """
 
 import dataclasses

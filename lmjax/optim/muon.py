@@ -40,12 +40,16 @@ class Muon(MatrixOptimizer):
         super().validate()
         check_number("momentum", self.momentum, least=0, below=1)
         check_integer("newton_schulz_steps", self.newton_schulz_steps, least=1, most=100)
-        check_choice("newton_schulz_dtype", self.newton_schulz_dtype,
-                     ("bfloat16", "float32", "float64"))
+        check_choice(
+            "newton_schulz_dtype", self.newton_schulz_dtype, ("bfloat16", "float32", "float64")
+        )
 
     def direction(self, roles: Roles) -> optax.GradientTransformation:
         return scale_by_muon(
-            roles, self.momentum, self.nesterov, self.newton_schulz_steps,
+            roles,
+            self.momentum,
+            self.nesterov,
+            self.newton_schulz_steps,
             jnp.dtype(self.newton_schulz_dtype),
         )
 
@@ -64,7 +68,7 @@ def scale_by_muon(
     def init(params: Any) -> ScaleByMuonState:
         return ScaleByMuonState(jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: ScaleByMuonState, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def mix(g: Array, m: Array) -> Array:
             return momentum * m + (1 - momentum) * g
 

@@ -79,8 +79,10 @@ class Optimizer(Rule):
 
         decays = map_roles(lambda leaf, rule: leaf.decays * rule.weight_decay, roles, rules)
         return optax.named_chain(
-            ("clip", optax.clip_by_global_norm(self.clip_norm) if self.clip_norm
-             else optax.identity()),
+            (
+                "clip",
+                optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
+            ),
             ("direction", _by_rule(roles, rules)),
             ("decay", _add_decay(decays)),
             ("rate", _scale_by_rate(jax.tree.map(rate, rules, is_leaf=_is_rule), factor)),
@@ -129,8 +131,9 @@ def _by_rule(roles: Roles, rules: Any) -> optax.GradientTransformation:
         return distinct[0].direction(roles)
 
     def only(rule: Rule) -> Roles:
-        return map_roles(lambda leaf, own: leaf if own is rule else optax.MaskedNode(),
-                         roles, rules)
+        return map_roles(
+            lambda leaf, own: leaf if own is rule else optax.MaskedNode(), roles, rules
+        )
 
     return optax.partition(
         {rule.label: rule.direction(only(rule)) for rule in distinct},
@@ -149,9 +152,9 @@ def _add_decay(decays: Any) -> optax.GradientTransformation:
 
 
 class ScaleByRateState(NamedTuple):
-    """count: int32 [], updates made so far."""
+    """step: int32 [], updates made so far."""
 
-    count: Integer[Array, ""]
+    step: Integer[Array, ""]
 
 
 def _scale_by_rate(
@@ -160,8 +163,8 @@ def _scale_by_rate(
     def init(params: Any) -> ScaleByRateState:
         return ScaleByRateState(jnp.zeros([], jnp.int32))
 
-    def update(updates: Any, state: ScaleByRateState, params: Any = None) -> tuple[Any, Any]:
-        now = factor(state.count)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        now = factor(state.step)
 
         def scale(rate: float | Float[Array, ""], u: Array) -> Array:
             # Behind the barrier no compiler folds a constant rate into what comes before or
@@ -169,6 +172,6 @@ def _scale_by_rate(
             return -jax.lax.optimization_barrier(rate * now) * u
 
         scaled = jax.tree.map(scale, rates, updates)
-        return scaled, ScaleByRateState(state.count + 1)
+        return scaled, ScaleByRateState(state.step + 1)
 
     return optax.GradientTransformation(init, update)

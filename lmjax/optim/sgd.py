@@ -1,7 +1,7 @@
 """Stochastic gradient descent with momentum.
 
-    m <- momentum * m + g          (heavy ball, Polyak 1964; no dampening)
-    direction = m, or g + momentum * m with nesterov (Sutskever et al. 2013)
+m <- momentum * m + g          (heavy ball, Polyak 1964; no dampening)
+direction = m, or g + momentum * m with nesterov (Sutskever et al. 2013)
 """
 
 import dataclasses

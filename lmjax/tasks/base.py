@@ -5,7 +5,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lmjax.data import Batch, Dataset
@@ -38,7 +37,7 @@ class Task(Part):
     def check(self, dataset: Dataset) -> None:
         """Raise FieldError where the model cannot take this data."""
 
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         """The model, from inputs to logits."""
         return self.model.build()
 
@@ -57,8 +56,12 @@ class Task(Part):
         if key is None:
             return self.module().apply(variables, inputs, train=False), _state(variables)
         logits, updated = self.module().apply(
-            variables, inputs, train=True, rngs={"dropout": key},
-            mutable=[name for name in variables if name != "params"])
+            variables,
+            inputs,
+            train=True,
+            rngs={"dropout": key},
+            mutable=[name for name in variables if name != "params"],
+        )
         return logits, {**_state(variables), **updated}
 
     def outcome(self, variables: Variables, batch: Batch, key: PRNGKeyArray | None) -> Outcome:

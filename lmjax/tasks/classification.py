@@ -24,8 +24,12 @@ class Classification(Task):
     def check(self, dataset: Dataset) -> None:
         if not isinstance(dataset, LabelledExamples):
             raise InputError(f"task classification needs labels, but {dataset.name!r} has none")
-        check_shape("task.model.classes", self.model.classes, dataset.classes,
-                    "the number of classes in the data")
+        check_shape(
+            "task.model.classes",
+            self.model.classes,
+            dataset.classes,
+            "the number of classes in the data",
+        )
 
     def baselines(self, dataset: Dataset) -> dict[str, float]:
         """Accuracy of the commonest class and of scikit-learn's logistic regression."""

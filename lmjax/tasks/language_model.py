@@ -32,11 +32,18 @@ class LanguageModel(Task):
     def check(self, dataset: Dataset) -> None:
         if not isinstance(dataset, TokenWindows):
             raise InputError(f"task language-model needs tokens, but {dataset.name!r} has none")
-        check_shape("task.model.vocab_size", self.model.vocab_size, dataset.vocab_size,
-                    "the number of different tokens")
+        check_shape(
+            "task.model.vocab_size",
+            self.model.vocab_size,
+            dataset.vocab_size,
+            "the number of different tokens",
+        )
         if dataset.length > self.model.max_length:
-            raise FieldError("data.sequence_length", dataset.length,
-                             f"must be at most task.model.max_length {self.model.max_length}")
+            raise FieldError(
+                "data.sequence_length",
+                dataset.length,
+                f"must be at most task.model.max_length {self.model.max_length}",
+            )
 
     def metrics(self, loss: Mean) -> Metrics:
         return {"bits_per_byte": Mean(loss.total / math.log(2), loss.weight)}
@@ -69,8 +76,15 @@ class LanguageModel(Task):
         known = np.frombuffer(prompt, np.uint8)[-size:]
         window = np.zeros(size, np.int32)
         window[: len(known)] = known
-        drawn = _draw(self, params, jnp.asarray(window), jnp.int32(len(known)), key,
-                      jnp.float32(temperature), length)
+        drawn = _draw(
+            self,
+            params,
+            jnp.asarray(window),
+            jnp.int32(len(known)),
+            key,
+            jnp.float32(temperature),
+            length,
+        )
         return prompt + bytes(np.asarray(drawn).astype(np.uint8))
 
 

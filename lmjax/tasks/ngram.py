@@ -12,9 +12,7 @@ from jaxtyping import UInt8
 NAMES = ("unigram", "bigram", "trigram")
 
 
-def bits_per_byte(
-    train: UInt8[np.ndarray, "n"], text: UInt8[np.ndarray, "m"]
-) -> dict[str, float]:
+def bits_per_byte(train: UInt8[np.ndarray, "n"], text: UInt8[np.ndarray, "m"]) -> dict[str, float]:
     """Mean bits that each order spends on text[1:], counting on `train` alone.
 
     The first byte is context only, as for a model that starts with it; a byte whose history

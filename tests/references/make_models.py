@@ -26,9 +26,15 @@ PUBLISHED = ((12, 768, 12), (24, 1024, 16), (36, 1280, 20), (48, 1600, 25))  # d
 
 def small_gpt(activation: str) -> GPT2LMHeadModel:
     config = GPT2Config(
-        vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4,
-        activation_function=activation, attn_implementation="eager",
-        bos_token_id=0, eos_token_id=0,
+        vocab_size=61,
+        n_positions=24,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        activation_function=activation,
+        attn_implementation="eager",
+        bos_token_id=0,
+        eos_token_id=0,
     )
     return GPT2LMHeadModel(config).eval()
 
@@ -48,7 +54,8 @@ def gpt(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
     for each in (model, exact):
         missing, unexpected = each.load_state_dict(
-            {name: torch.tensor(x) for name, x in weights.items()}, strict=False)
+            {name: torch.tensor(x) for name, x in weights.items()}, strict=False
+        )
         assert missing == ["lm_head.weight"], missing
         assert not unexpected, unexpected
         assert each.lm_head.weight is each.transformer.wte.weight
@@ -75,16 +82,28 @@ def published_parameters() -> np.ndarray:
 
 def simple_fcn(rng: np.random.Generator) -> dict[str, np.ndarray]:
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 32, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
-        torch.nn.Linear(32 * 12 * 12, 10), torch.nn.ReLU(), torch.nn.Linear(10, 10),
+        torch.nn.Conv2d(1, 32, 5),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32 * 12 * 12, 10),
+        torch.nn.ReLU(),
+        torch.nn.Linear(10, 10),
     )
-    names = {"0.weight": "conv/weight", "0.bias": "conv/bias",
-             "4.weight": "hidden/weight", "4.bias": "hidden/bias",
-             "6.weight": "head/weight", "6.bias": "head/bias"}
+    names = {
+        "0.weight": "conv/weight",
+        "0.bias": "conv/bias",
+        "4.weight": "hidden/weight",
+        "4.bias": "hidden/bias",
+        "6.weight": "head/weight",
+        "6.bias": "head/bias",
+    }
     stds = {"conv/weight": 0.2, "hidden/weight": 0.02}
     state = {
-        key: torch.tensor(rng.normal(scale=stds.get(names[key], 0.5), size=tuple(tensor.shape)),
-                          dtype=torch.float32)
+        key: torch.tensor(
+            rng.normal(scale=stds.get(names[key], 0.5), size=tuple(tensor.shape)),
+            dtype=torch.float32,
+        )
         for key, tensor in model.state_dict().items()
     }
     model.load_state_dict(state)

@@ -34,11 +34,24 @@ SYMBOLS = [chr(value) for value in range(256)]
 ANCHOR = "anchor"
 ORDERS = (1, 2, 3)
 
-SUBJECTS = ("the old miller", "a grey heron", "her youngest brother", "the ferryman",
-            "every lamp in the street", "nobody on the hill", "a cart of apples")
+SUBJECTS = (
+    "the old miller",
+    "a grey heron",
+    "her youngest brother",
+    "the ferryman",
+    "every lamp in the street",
+    "nobody on the hill",
+    "a cart of apples",
+)
 VERBS = ("waited for", "could not find", "carried", "remembered", "walked slowly past", "sold")
-OBJECTS = ("the river", "three wooden boxes", "a letter from the coast", "the winter",
-           "what the rain had left", "the last house before the bridge")
+OBJECTS = (
+    "the river",
+    "three wooden boxes",
+    "a letter from the coast",
+    "the winter",
+    "what the rain had left",
+    "the last house before the bridge",
+)
 ENDINGS = (".", ", and then slept.", "; it was late.", " once more.", "?")
 UNSEEN_SUBJECTS = ("Queen Zoë", "item #42", "a fox")  # with bytes that the training text lacks
 

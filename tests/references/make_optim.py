@@ -97,10 +97,21 @@ def decayed(params: Parameters, weight_decay: float) -> list[dict]:
 
 def muon_groups(params: Parameters) -> list[dict]:
     return [
-        {"params": flat(params, "up", "down", "stacked"), "use_muon": True, "lr": 0.02,
-         "momentum": 0.95, "weight_decay": 0.1},
-        {"params": flat(params, "vector"), "use_muon": False, "lr": 3e-3,
-         "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0},
+        {
+            "params": flat(params, "up", "down", "stacked"),
+            "use_muon": True,
+            "lr": 0.02,
+            "momentum": 0.95,
+            "weight_decay": 0.1,
+        },
+        {
+            "params": flat(params, "vector"),
+            "use_muon": False,
+            "lr": 3e-3,
+            "betas": (0.9, 0.95),
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+        },
     ]
 
 
@@ -119,20 +130,25 @@ def main() -> None:
     element_wise: dict[str, Callable[[Parameters], torch.optim.Optimizer]] = {
         "sgd": lambda p: torch.optim.SGD(flat(p, *p), lr=0.05, momentum=0.9),
         "sgd_nesterov": lambda p: torch.optim.SGD(
-            flat(p, *p), lr=0.05, momentum=0.9, nesterov=True),
+            flat(p, *p), lr=0.05, momentum=0.9, nesterov=True
+        ),
         "adamw": lambda p: torch.optim.AdamW(decayed(p, 0.1), lr=0.01),
         "lion": lambda p: lion.Lion(decayed(p, 0.1), lr=0.003),
     }
     unstacked = {name: start[name] for name in ("up", "down", "vector")}
     paths = {name: trajectory(make, unstacked, gradients) for name, make in element_wise.items()}
     paths["muon"] = trajectory(
-        lambda p: muon.SingleDeviceMuonWithAuxAdam(muon_groups(p)), start, gradients)
+        lambda p: muon.SingleDeviceMuonWithAuxAdam(muon_groups(p)), start, gradients
+    )
 
     arrays = {f"start/{name}": x for name, x in start.items()}
     arrays |= {f"gradients/{name}": x for name, x in gradients.items()}
     arrays |= {f"{label}/{name}": x for label, path in paths.items() for name, x in path.items()}
-    sources = [f"torch {torch.__version__}", f"muon.py {MUON_COMMIT}",
-               f"lion_pytorch.py {LION_COMMIT}"]
+    sources = [
+        f"torch {torch.__version__}",
+        f"muon.py {MUON_COMMIT}",
+        f"lion_pytorch.py {LION_COMMIT}",
+    ]
     arrays["sources"] = np.array(sources)
     np.savez_compressed(arguments.output, allow_pickle=False, **arrays)
 
