@@ -117,7 +117,8 @@ class ByHand(Classification):
         return Outcome(Mean(total, weight), {"accuracy": right}, {})
 
     def showcase(self, params: Any, dataset: Dataset, key: PRNGKeyArray) -> str:
-        return "\n".join(f"{name:28s}{value:.12g}" for name, value in worked_example().items())
+        with jax.enable_x64(True):
+            return "\n".join(f"{name:28s}{value:.12g}" for name, value in worked_example().items())
 
 
 def worked_example() -> dict[str, float]:

@@ -112,7 +112,7 @@ def test_the_three_ways_to_launch_are_the_same_call(capsys):
     held = json.loads(Path("a/config.json").read_text())
     assert held["overrides"] == {
         "optimizer.learning_rate": [0.1, 0.2],
-        "steps": [600, 4],
+        "steps": [2000, 4],
         "batch_size": [128, 16],
     }
     assert held["config"] == json.loads(Path("d/config.json").read_text())["config"]
