@@ -1,6 +1,7 @@
 """Can a network be trained by backpropagation that is written out by hand?
 
-    uv run lmjax train mlp_backprop
+Command: `uv run lmjax train mlp_backprop`. Hardware: 2 CPU cores. Time: 8 s.
+Expected: .975 accuracy on the 360 held-out digits, where logistic regression has .967.
 
 The backward pass below uses neither jax.grad nor any other automatic derivative; the trainer meets
 it as the derivative rule of the loss (jax.custom_vjp) and calls it as it would call jax's own.

@@ -77,6 +77,12 @@ def recorded_batch(path: epath.Path) -> Batch:
     return {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
 
+def has_checkpoint(path: epath.Path) -> bool:
+    """Whether a run there would go on from a checkpoint; temporary folders do not count."""
+    folder = path / CHECKPOINTS
+    return folder.is_dir() and any(step.name.isdecimal() for step in folder.iterdir())
+
+
 def read_result(path: epath.Path) -> dict[str, Any] | None:
     """The result of a finished run, or None."""
     return read_json(path / RESULT) if (path / RESULT).exists() else None

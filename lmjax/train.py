@@ -66,7 +66,7 @@ def run(
     base = base or experiment
     dataset, batch = prepare(experiment)
     path = rundir.choose(experiment, dataset, workdir)
-    weights = find_weights(experiment)
+    weights = None if rundir.has_checkpoint(path) else find_weights(experiment)
     rundir.claim(path, experiment, base, dataset, batch)
     result = rundir.read_result(path)
     if result is not None and result["steps"] >= experiment.steps:

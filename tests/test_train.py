@@ -223,6 +223,10 @@ def test_a_run_starts_from_the_weights_of_another(tiny_mlp):
         for step, w in weights.items()
     }
     assert difference[10] < 1e-7 < difference[12]
+    Path("second", rundir.RESULT).unlink()
+    Path("first").rename("gone")
+    assert run(second, "second")["steps"] == 1  # its own checkpoint is all it needs
+    Path("gone").rename("first")
     with pytest.raises(InputError, match="no step 4"):
         run(replace(second, "init_from", "first@4"), "third")
     with pytest.raises(InputError, match="init_from"):

@@ -36,7 +36,7 @@ from lmjax.state import TrainState
 from lmjax.tasks import Classification
 from lmjax.writers import MetricsLog
 
-SIZES = {"1 ms": (256, 256), "5 ms": (640, 640, 640)}  # widths of the hidden layers
+SIZES = {"1 ms": (320, 320), "5 ms": (768, 768, 768)}  # widths of the hidden layers
 BATCH = 128
 BLOCK_SECONDS = 1.0
 
