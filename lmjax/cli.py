@@ -105,7 +105,7 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
     experiment = overrides.apply(base, words, parse_value)
     from lmjax.train import run
 
-    run(experiment, workdir, base=base)
+    run(experiment, workdir, base=base, launched_as=name or None)
 
 
 def parse_value(kind: Any, words: Sequence[str]) -> Any:

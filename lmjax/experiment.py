@@ -1,7 +1,7 @@
 """Experiment: one frozen value that decides a run."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from lmjax.data import Data
 from lmjax.errors import FieldError, InputError, check_choice, check_integer
@@ -11,7 +11,7 @@ from lmjax.record import difference, digest, to_record
 from lmjax.rng import SEED_LIMIT
 from lmjax.tasks import Task
 
-DTYPES = ("float32", "bfloat16")
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Experiment(Part):
     steps: int  # updates of the parameters
     batch_size: int  # examples or sequences in one update, over all devices
     accumulation: int = 1  # micro-batches that one update is summed from
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # the master copy stays float32
+    compute_dtype: Dtype = "float32"  # the master copy stays float32
     seed: int = 0  # reaches initialisation, data order and dropout
     init_from: str = ""  # RUN or RUN@STEP: start from the weights of another run
     log_every: int = 10  # steps between two looks at the metrics, which are kept for every step
@@ -43,7 +43,7 @@ class Experiment(Part):
         for name in ("evaluate_every", "save_every"):
             check_integer(name, getattr(self, name), least=0)
         check_integer("seed", self.seed, least=0, most=SEED_LIMIT - 1)
-        check_choice("compute_dtype", self.compute_dtype, DTYPES)
+        check_choice("compute_dtype", self.compute_dtype, get_args(Dtype))
         if self.batch_size % self.accumulation:
             allowed = f"must be divisible by accumulation {self.accumulation}"
             raise FieldError("batch_size", self.batch_size, allowed)

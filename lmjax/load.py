@@ -24,12 +24,12 @@ class Loaded(NamedTuple):
 def load(run: str, step: int | None = None) -> Loaded:
     """The run in a directory, at `step` or at its newest checkpoint; raises InputError."""
     path = epath.Path(run)
-    held = rundir.read_json(path / rundir.CONFIG)
-    catalog.import_parts(str(held.get("experiment")))
+    held = rundir.read_config(path)
+    catalog.import_parts(str(held["experiment"]))
     experiment = rundir.recorded_experiment(path, held)
     checkpoints = open_checkpoints(path)
     chosen = checkpoints.choose(step)
-    program = compile_program(experiment, rundir.recorded_batch(path))
+    program = compile_program(experiment, rundir.recorded_batch(held))
     state, _ = checkpoints.restore(chosen, program.abstract_state)
     checkpoints.close()
     params = experiment.optimizer.evaluation_params(state.opt_state, state.params)
@@ -38,7 +38,7 @@ def load(run: str, step: int | None = None) -> Loaded:
 
 def open_checkpoints(path: epath.Path) -> Checkpoints:
     """The checkpoints of a run, for reading; raises InputError where there are none."""
-    rundir.read_json(path / rundir.CONFIG)
+    rundir.read_config(path)
     directory = path / rundir.CHECKPOINTS
     if not directory.is_dir():
         raise InputError(f"{path} holds no checkpoint yet")

@@ -35,46 +35,51 @@ def claim(
     path: epath.Path, experiment: Experiment, base: Experiment, dataset: Dataset, batch: Batch
 ) -> None:
     """Make the directory this run's, or check that it already is; raises InputError."""
+    record = {
+        "lmjax": lmjax.__version__,
+        "experiment": base.name,
+        "config": to_record(experiment),
+        "overrides": {k: list(v) for k, v in difference(base, experiment).items()},
+        "data": {"name": dataset.name, "digest": dataset.digest},
+        "batch": {name: [list(x.shape), str(x.dtype)] for name, x in batch.items()},
+    }
     try:
         path.mkdir(parents=True, exist_ok=True)
         if (path / CONFIG).exists():
-            held = read_json(path / CONFIG)
-            check_same(recorded_experiment(path, held), experiment, str(path))
-            if held["data"]["digest"] != dataset.digest:
+            held = read_config(path)
+            old = recorded_experiment(path, held)
+            check_same(old, experiment, str(path))
+            if held["data"] != record["data"]:
                 raise InputError(
-                    f"{path} holds a run on other data ({held['data']['name']!r} has changed); "
+                    f"{path} holds a run on other data ({dataset.name!r} has changed); "
                     "choose another --workdir"
                 )
+            if old == experiment:
+                return
         elif any(path.iterdir()):
             raise InputError(f"{path} is not empty and holds no run; choose another --workdir")
-        write_json(
-            path / CONFIG,
-            {
-                "lmjax": lmjax.__version__,
-                "experiment": experiment.name,
-                "config": to_record(experiment),
-                "overrides": {k: list(v) for k, v in difference(base, experiment).items()},
-                "data": {"name": dataset.name, "digest": dataset.digest},
-                "batch": {name: [list(x.shape), str(x.dtype)] for name, x in batch.items()},
-            },
-        )
+        write_json(path / CONFIG, record)
     except OSError as error:
         raise InputError(f"run directory {path}: not writable ({error.strerror})") from None
 
 
-def recorded_experiment(path: epath.Path, held: dict[str, Any] | None = None) -> Experiment:
-    """The experiment that a run directory holds; raises InputError."""
-    held = read_json(path / CONFIG) if held is None else held
-    try:
-        return from_record(Experiment, held["config"])
-    except KeyError as error:
-        raise InputError(f"{path / CONFIG}: no field {error}") from None
+def read_config(path: epath.Path) -> dict[str, Any]:
+    """config.json of a run directory; raises InputError where it is none or lacks a field."""
+    held = read_json(path / CONFIG)
+    missing = {"experiment", "config", "data", "batch"} - held.keys()
+    if missing:
+        raise InputError(f"{path / CONFIG}: no field {', '.join(sorted(missing))}")
+    return held
 
 
-def recorded_batch(path: epath.Path) -> Batch:
+def recorded_experiment(path: epath.Path, held: dict[str, Any]) -> Experiment:
+    """The experiment that a config.json holds; raises InputError."""
+    return from_record(Experiment, held["config"], str(path / CONFIG))
+
+
+def recorded_batch(held: dict[str, Any]) -> Batch:
     """An empty batch of the shapes that the run was made with."""
-    shapes = read_json(path / CONFIG)["batch"]
-    return {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
+    return {name: np.zeros(shape, dtype) for name, (shape, dtype) in held["batch"].items()}
 
 
 def has_checkpoint(path: epath.Path) -> bool:

@@ -3,6 +3,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 HEARD = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,7 +24,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python's rule for handlers
@@ -32,7 +33,7 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         if self.number:

@@ -1,5 +1,6 @@
 """What a run says of itself: at its start, at its end, and when it is asked to describe itself."""
 
+import shlex
 from typing import Any
 
 import jax
@@ -33,12 +34,13 @@ def already_finished(
     result: dict[str, Any],
     experiment: Experiment,
     base: Experiment,
+    launched_as: str,
     path: epath.Path,
     console: Console,
 ) -> dict[str, Any]:
     """Say so, and show the result again."""
     console.say(f"{path} is finished at step {result['steps']}; its result:")
-    report(result, experiment, base, path, console)
+    report(result, experiment, base, launched_as, path, console)
     return result
 
 
@@ -46,19 +48,20 @@ def report(
     result: dict[str, Any],
     experiment: Experiment,
     base: Experiment,
+    launched_as: str,
     path: epath.Path,
     console: Console,
 ) -> None:
     """The result beside its baselines, and the exact lines that go on from here."""
     headline = experiment.task.headline
     beside = "  ".join(f"{k} {v:.3f}" for k, v in result["baselines"][headline].items())
-    command = ["uv run lmjax train", experiment.name, *to_words(base, experiment)]
+    words = [launched_as, *to_words(base, experiment), "--workdir", str(path)]
     lines = {
         "result": f"validation {headline} {result['validation'][headline]:.3f}"
         + (f"   beside {beside}" if beside else ""),
         "digest": f"{result['state_digest'][:16]} after {result['steps']} steps",
         "files": str(path),
-        "resume": " ".join([*command, "--workdir", str(path)]),
+        "resume": f"uv run lmjax train {shlex.join(words)}",
         **experiment.task.commands(str(path)),
         "load": f"from lmjax.load import load; run = load({str(path)!r})",
     }

@@ -49,6 +49,7 @@ def run(
     workdir: str | None = None,
     *,
     base: Experiment | None = None,
+    launched_as: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train an experiment to its end, resuming what its directory holds; returns result.json.
@@ -57,6 +58,7 @@ def run(
       experiment: what to run.
       workdir: the run directory; None = runs/NAME/seedS-DIGEST.
       base: the experiment without overrides, against which the record shows the difference.
+      launched_as: what `lmjax train` was given, NAME or PATH.py, for the line that resumes.
       quiet: print nothing.
 
     Raises InputError for bad input, before any device is touched; RunError for a run that cannot
@@ -64,13 +66,14 @@ def run(
     """
     console = Console(quiet)
     base = base or experiment
+    launched_as = launched_as or base.name
     dataset, batch = prepare(experiment)
     path = rundir.choose(experiment, dataset, workdir)
     weights = None if rundir.has_checkpoint(path) else find_weights(experiment)
     rundir.claim(path, experiment, base, dataset, batch)
     result = rundir.read_result(path)
     if result is not None and result["steps"] >= experiment.steps:
-        return already_finished(result, experiment, base, path, console)
+        return already_finished(result, experiment, base, launched_as, path, console)
     program = compile_program(experiment, batch)
     introduce(experiment, dataset, program, path, console)
     checkpoints = Checkpoints(path / rundir.CHECKPOINTS, experiment.keep)
@@ -98,7 +101,7 @@ def run(
     finally:
         log.close()
         checkpoints.close()
-    report(result, experiment, base, path, console)
+    report(result, experiment, base, launched_as, path, console)
     return result
 
 

@@ -162,6 +162,28 @@ def test_the_lines_that_a_run_prints_do_what_they_say(capsys):
     assert names["run"].params["embedding"].shape == (256, 16)
 
 
+def test_the_resume_line_of_a_file_of_one_s_own_resumes(capsys):
+    folder = Path("a folder")
+    folder.mkdir()
+    (folder / "mine.py").write_text("from experiments.digits_fcn import config\n")
+    words = [*SMALL, "--name", "other", "--workdir", "a run"]
+    assert cli.main(["train", "a folder/mine.py", *words]) == 0
+    told = capsys.readouterr().out
+    line = next(x for x in told.splitlines() if x.startswith("resume"))
+    assert cli.main(shlex.split(line)[4:]) == 0
+    assert "finished at step 4" in capsys.readouterr().out
+
+
+def test_a_config_that_lacks_a_field_is_refused(capsys):
+    assert cli.main(["train", "digits_fcn", *SMALL, "--workdir", "run"]) == 0
+    held = json.loads(Path("run/config.json").read_text())
+    del held["data"]
+    Path("run/config.json").write_text(json.dumps(held))
+    capsys.readouterr()
+    assert "no field data" in refused(capsys, "train", "digits_fcn", *SMALL, "--workdir", "run")
+    assert "no field data" in refused(capsys, "sample", "run")
+
+
 def test_a_run_that_writes_no_text_is_not_sampled(capsys):
     assert cli.main(["train", "digits_fcn", *SMALL, "--workdir", "run"]) == 0
     assert "writes no text" in refused(capsys, "sample", "run")

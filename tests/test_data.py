@@ -27,6 +27,16 @@ def test_a_batch_depends_on_seed_and_step_alone(dataset):
     assert not equal(first[0], dataset.batch(1, 0, 8))
 
 
+def test_many_batches_are_one_larger_batch(dataset):
+    """What lets the loop make batches by the dozen; across the end of an epoch, too."""
+    for first in (0, 11):  # 11 * 128 to 12 * 128 crosses 1,437, an epoch of the digits
+        pieces = [dataset.batch(0, 16 * first + k, 8) for k in range(16)]
+        whole = dataset.batch(0, first, 128)
+        for name, rows in whole.items():
+            assert np.array_equal(rows, np.concatenate([piece[name] for piece in pieces]))
+    assert not equal(dataset.batch(0, 1, 128), whole)
+
+
 def test_a_batch_has_the_contract(dataset):
     batch = dataset.batch(0, 3, 8)
     assert batch.keys() == {"inputs", "targets", "weights"}

@@ -119,7 +119,7 @@ def test_wrong_words_are_one_line_that_names_them(words):
         ("schedule:wsd --schedule.decay-fraction 0", "schedule.decay_fraction"),
         ("--task.model.heads 3", "task.model.heads"),
         ("--task.model.dropout 1", "task.model.dropout"),
-        ("--task.model.unroll 9", "task.model.unroll"),
+        ("--task.model.unroll 0", "task.model.unroll"),
         ("--data.sequence-length 0", "data.sequence_length"),
         ("--data.validation-fraction 1", "data.validation_fraction"),
     ],

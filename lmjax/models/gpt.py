@@ -30,7 +30,7 @@ class GPT(TokenModel):
     head_dim: int = 0  # width of one head; 0 = width / heads
     mlp_width: int = 0  # hidden width of the MLP; 0 = 4 * width
     dropout: float = 0.0  # on the embeddings and on both branches of each layer
-    unroll: int = 1  # layers in one body of the scan; depth = no loop, slower to compile
+    unroll: int = 1  # layers in one body of the scan; depth or more = no loop, slower to compile
 
     def validate(self) -> None:
         super().validate()
@@ -42,8 +42,6 @@ class GPT(TokenModel):
         if not self.head_dim and self.width % self.heads:
             allowed = f"must divide the width {self.width}, or head_dim must be given"
             raise FieldError("heads", self.heads, allowed)
-        if self.unroll > self.depth:
-            raise FieldError("unroll", self.unroll, f"must be at most the depth {self.depth}")
 
     def build(self) -> nn.Module:
         return Decoder(self)
@@ -73,7 +71,7 @@ class Decoder(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=c.depth,
-            unroll=c.unroll,
+            unroll=min(c.unroll, c.depth),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x_BTD, _ = layers(c, train, name="layers")(x_BTD, None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from typing import Any, ClassVar
 
 import jax
@@ -53,7 +54,7 @@ class LanguageModel(Task):
         return ngram.bits_per_byte(dataset.train, dataset.validation)
 
     def commands(self, run: str) -> dict[str, str]:
-        return {"sample": f'uv run lmjax sample {run} --prompt "The "'}
+        return {"sample": f'uv run lmjax sample {shlex.quote(run)} --prompt "The "'}
 
     def showcase(self, params: Any, dataset: Dataset, key: PRNGKeyArray) -> str:
         assert isinstance(dataset, TokenWindows)
