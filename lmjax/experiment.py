@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from lmjax.data import Data
 from lmjax.errors import FieldError, InputError, check_choice, check_integer
+from lmjax.mesh import Parallel
 from lmjax.optim import Cosine, Optimizer, Schedule
 from lmjax.parts import Part
 from lmjax.record import difference, digest, to_record
@@ -29,8 +30,9 @@ class Experiment(Part):
     batch_size: int  # examples or sequences in one update, over all devices
     accumulation: int = 1  # micro-batches that one update is summed from
     compute_dtype: Dtype = "float32"  # the master copy stays float32
+    parallel: Parallel = Parallel()  # how the devices share the work
     seed: int = 0  # reaches initialisation, data order and dropout
-    init_from: str = ""  # RUN or RUN@STEP: start from the weights of another run
+    init_from: str = ""  # RUN, RUN@STEP or a folder of safetensors: start from its weights
     log_every: int = 10  # steps between two looks at the metrics, which are kept for every step
     evaluate_every: int = 100  # steps between evaluations; 0 = only at the end
     save_every: int = 100  # steps between checkpoints; 0 = only at the end
@@ -54,8 +56,11 @@ class Experiment(Part):
 
     @property
     def free_fields(self) -> frozenset[str]:
-        """Fields that a run may change when it goes on: they do not decide its numbers."""
-        cadence = {"log_every", "evaluate_every", "save_every", "keep"}
+        """Fields that a run may change when it goes on: they do not decide its numbers.
+
+        (`parallel` decides the order of sums, and so their last bits, but not what is summed.)
+        """
+        cadence = {"log_every", "evaluate_every", "save_every", "keep", "parallel"}
         return frozenset(cadence if self.schedule.depends_on_steps else cadence | {"steps"})
 
 
@@ -69,7 +74,8 @@ def check_name(name: str) -> None:
 def fixed_difference(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     """Path -> (old, new) of the fields that differ and may not."""
     changed = difference(old, new)
-    return {path: pair for path, pair in changed.items() if path not in new.free_fields}
+    free = new.free_fields
+    return {path: pair for path, pair in changed.items() if path.partition(".")[0] not in free}
 
 
 def run_digest(experiment: Experiment, data_digest: str) -> str:

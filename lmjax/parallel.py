@@ -1,28 +1,30 @@
-"""The mesh, what lies where on it, and the compiled functions of a run."""
+"""The compiled functions of a run, laid out over the mesh."""
 
 import collections
+import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from lmjax.data import Batch
 from lmjax.errors import FieldError
 from lmjax.experiment import Experiment
+from lmjax.mesh import AnyMesh, OnMesh, laid_out, make_mesh, state_shardings, uneven, whole
 from lmjax.metrics import Metrics, pack
+from lmjax.models.base import placing
 from lmjax.rng import key_for
-from lmjax.roles import Roles, read_roles
+from lmjax.roles import AXES, Leaf, Roles, read_roles
 from lmjax.state import TrainState
 from lmjax.step import Knobs, build_optimizer, make_eval_step, make_train_step
 from lmjax.tasks import Variables
 
-DATA = "data"  # the mesh axis over which a batch is split
 PREFETCH = 2  # batches on the devices ahead of the one in use
 CHUNK_BATCHES, CHUNK_BYTES = 16, 2**20  # at most, of what is made and copied at once
 
@@ -38,20 +40,28 @@ class Program(NamedTuple):
     chunk: int  # batches that are made and copied at once
     place: Callable[[Batch], list[Batch]]  # rows of a whole number of batches, to the devices
     abstract_state: TrainState  # shapes, dtypes and shardings
+    mesh: Mesh
+    uneven: list[str]  # axes of parameters that stay whole, because the mesh does not divide them
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """The devices (None = all) on one data axis."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def check_divides(experiment: Experiment, devices: int) -> None:
-    """Each micro-batch must give every device as many rows."""
+def check_divides(experiment: Experiment, batch: Batch, roles: Roles, mesh: AnyMesh) -> None:
+    """Every device must get as many rows of a micro-batch, positions, heads and hidden units."""
     rows = experiment.batch_size // experiment.accumulation
-    if rows % devices:
-        allowed = f"its micro-batches of {rows} rows must be divisible by the {devices} devices"
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shares:
+        allowed = f"its micro-batches of {rows} rows must be divisible by the {shares} devices"
         raise FieldError("batch_size", experiment.batch_size, allowed)
+    sequence, tensor = mesh.shape["sequence"], mesh.shape["tensor"]
+    axes = experiment.task.batch_axes
+    length = batch["targets"].shape[axes.index("length")] if "length" in axes else 1
+    if length % sequence:
+        allowed = f"must divide the {length} positions of an example"
+        raise FieldError("parallel.sequence", sequence, allowed)
+    for leaf in jax.tree.leaves(roles, is_leaf=lambda x: isinstance(x, Leaf)):
+        for name, size in zip(leaf.axes, leaf.shape, strict=True):
+            # An activation lies so too, and must; what is only a parameter may stay whole.
+            if name != "vocab" and AXES[name].along == "tensor" and size % tensor:
+                raise FieldError("parallel.tensor", tensor, f"must divide the {size} {name}")
 
 
 def abstract_variables(experiment: Experiment, batch: Batch) -> Variables:
@@ -61,24 +71,37 @@ def abstract_variables(experiment: Experiment, batch: Batch) -> Variables:
     return jax.eval_shape(experiment.task.init, key, shapes)
 
 
+def abstract_state(experiment: Experiment, batch: Batch, mesh: AnyMesh) -> tuple[Roles, TrainState]:
+    """(roles, shapes, dtypes and shardings of the state); nothing is computed."""
+    roles = read_roles(abstract_variables(experiment, batch)["params"])
+    shapes = jax.eval_shape(make_init(experiment, roles, batch), abstract_knobs())
+    return roles, jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_shardings(mesh, roles, shapes),
+    )
+
+
+def abstract_knobs() -> Knobs:
+    """Shapes of the knobs."""
+    return Knobs(jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32))
+
+
 def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = None) -> Program:
-    """Jitted functions of a run on a mesh (None = all devices).
+    """Jitted functions of a run on a mesh (None = all devices, as the experiment shares them).
 
     `batch` is one host batch, for its shapes.
     """
-    mesh = make_mesh() if mesh is None else mesh
-    check_divides(experiment, mesh.size)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    rows = NamedSharding(mesh, PartitionSpec(DATA))
-    boxed = abstract_variables(experiment, batch)
-    roles = read_roles(boxed["params"])
-    init = make_init(experiment, roles, batch)
+    mesh = make_mesh(experiment.parallel) if mesh is None else mesh
+    roles, abstract = abstract_state(experiment, batch, mesh)
+    check_divides(experiment, batch, roles, mesh)
+    state = jax.tree.map(lambda x: x.sharding, abstract)
+    rows = laid_out(mesh, experiment.task.batch_axes)
     step = make_train_step(experiment, roles)
     knobs = Knobs(
         np.asarray(experiment.seed, np.uint32),
         np.asarray(experiment.optimizer.learning_rate, np.float32),
     )
-    abstract = jax.eval_shape(init, knobs)
     previous = batch if experiment.optimizer.needs_previous_batch else None
     names = tuple(sorted(jax.eval_shape(step, abstract, batch, previous, knobs)[1]))
 
@@ -89,24 +112,60 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         return state, pack(metrics)
 
     return Program(
-        init=jax.jit(init, out_shardings=replicated),
-        train_step=jax.jit(
-            packed_step,
-            in_shardings=(replicated, rows, rows, replicated),
-            out_shardings=replicated,
-            donate_argnums=0,
+        init=jax.jit(make_init(experiment, roles, batch), out_shardings=state),
+        train_step=one_at_a_time(
+            mesh,
+            jax.jit(
+                on_mesh(packed_step, mesh),
+                in_shardings=(state, rows, rows, whole(mesh)),
+                out_shardings=(state, whole(mesh)),
+                donate_argnums=0,
+            ),
         ),
-        eval_step=jax.jit(
-            make_eval_step(experiment), in_shardings=(replicated, rows), out_shardings=replicated
+        eval_step=one_at_a_time(
+            mesh,
+            jax.jit(
+                on_mesh(make_eval_step(experiment), mesh),
+                in_shardings=(state, rows),
+                out_shardings=whole(mesh),
+            ),
         ),
         metric_names=names,
-        knobs=jax.device_put(knobs, replicated),
+        knobs=jax.device_put(knobs, whole(mesh)),
         chunk=chunk_of(batch),
-        place=make_place(mesh, experiment.batch_size),
-        abstract_state=jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract
-        ),
+        place=make_place(rows, experiment.batch_size),
+        abstract_state=abstract,
+        mesh=mesh,
+        uneven=uneven(roles, mesh),
     )
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The function, whose models lay their activations out over the mesh while it is traced."""
+
+    @functools.wraps(function)
+    def placed(*args: Any) -> Any:
+        with placing(OnMesh(mesh)):
+            return function(*args)
+
+    return placed
+
+
+def one_at_a_time(mesh: Mesh, compiled: Any) -> Any:
+    """The compiled function; on simulated devices, one that waits for its result.
+
+    XLA runs the collectives of simulated devices in one pool of threads, where two programs under
+    way can take each other's threads and wait for ever.
+    """
+    if mesh.size == 1 or mesh.devices.flat[0].platform != "cpu":
+        return compiled
+
+    @functools.wraps(compiled)
+    def waiting(*args: Any) -> Any:
+        return jax.block_until_ready(compiled(*args))
+
+    waiting.lower = compiled.lower  # type: ignore[attr-defined]  # as a jitted function has it
+    return waiting
 
 
 def chunk_of(batch: Batch) -> int:
@@ -115,12 +174,12 @@ def chunk_of(batch: Batch) -> int:
     return max(1, min(CHUNK_BATCHES, CHUNK_BYTES // size))
 
 
-def make_place(mesh: Mesh, batch_size: int) -> Callable[[Batch], list[Batch]]:
-    """The function that copies rows to the devices, as batches whose rows are split over the mesh.
+def make_place(rows: NamedSharding, batch_size: int) -> Callable[[Batch], list[Batch]]:
+    """The function that copies rows to the devices, as batches that are laid out as `rows` says.
 
     One jitted call for a whole chunk: jax.device_put takes 100 us for each batch, this 13.
     """
-    rows, stacked = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((DATA,), (None, DATA)))
+    stacked = NamedSharding(rows.mesh, PartitionSpec(None, *rows.spec))
 
     def split(chunk: Batch) -> list[Batch]:
         count = len(jax.tree.leaves(chunk)[0])

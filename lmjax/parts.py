@@ -6,8 +6,9 @@ part that an experiment's own module defines is as good as one of ours.
 """
 
 import dataclasses
+import functools
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from lmjax.errors import FieldError, unknown
@@ -20,6 +21,7 @@ class Part:
     """A frozen dataclass whose fields are settings and whose methods build the thing."""
 
     label: ClassVar[str] = ""  # its name on the command line and in the record; "" = abstract
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name -> fields of a well-known size
 
     def validate(self) -> None:
         """Raise FieldError for a value that can never work."""
@@ -35,6 +37,16 @@ def alternatives(base: type[Part]) -> dict[str, type[Part]]:
     found = {base.label: base} if base.label else {}
     for subclass in base.__subclasses__():
         found |= alternatives(subclass)
+    return found
+
+
+def choices(base: type[Part]) -> dict[str, Callable[[], Part]]:
+    """Name -> what builds it: each alternative from its defaults, and each of their presets."""
+    found: dict[str, Callable[[], Part]] = {}
+    for label, cls in alternatives(base).items():
+        found[label] = cls
+        for name, fields in cls.presets.items():
+            found[name] = functools.partial(cls, **fields)
     return found
 
 
@@ -86,14 +98,14 @@ def replace(part: P, path: str, value: Any) -> P:
 
 
 def swap(part: P, path: str, label: str) -> P:
-    """A copy of the tree with the part at `path` replaced by the alternative named `label`.
+    """A copy of the tree with the part at `path` replaced by the alternative or preset `label`.
 
     Every part can be built from its own defaults, and that is where the new one starts.
     """
     known = sockets(part)
     if path not in known:
         raise unknown("part", path, known)
-    choices = alternatives(known[path])
-    if label not in choices:
-        raise unknown(path, label, choices)
-    return replace(part, path, choices[label]())
+    found = choices(known[path])
+    if label not in found:
+        raise unknown(path, label, found)
+    return replace(part, path, found[label]())

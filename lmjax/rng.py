@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Integer, PRNGKeyArray
 
-Purpose = Literal["init", "dropout", "labels", "text"]
+Purpose = Literal["init", "dropout", "augment", "labels", "text"]
 
 SEED_LIMIT = 2**32  # seeds are one uint32 word, so that they can be a traced argument
 

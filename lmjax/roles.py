@@ -1,7 +1,8 @@
 """What each parameter is, said once.
 
 Every model names the axes of every parameter (Flax's partitioning metadata). The table below turns
-those names into a role, a matrix view and weight decay; nothing else guesses from shapes or paths.
+those names into a role, a matrix view, weight decay and a place on the mesh; nothing else guesses
+from shapes or paths.
 
 A parameter's axes fall into stacked axes (independent copies: layers; q, k and v) and groups of
 axes that belong together (heads with head_dim; a convolution's window with its input channels).
@@ -11,7 +12,7 @@ One group makes a vector, two make a matrix (input, output).
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jaxtyping import Array, Float
 from lmjax.errors import unknown
 
 Role = Literal["matrix", "embedding", "head", "vector"]
+MeshAxis = Literal["data", "fsdp", "sequence", "tensor"]
+MESH_AXES: tuple[MeshAxis, ...] = get_args(MeshAxis)  # the fastest links last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,25 +31,42 @@ class Axis:
     """How one logical axis takes part in its parameter."""
 
     stacked: bool = False  # independent copies lie along it
-    joins: str = ""  # the axis before it with which it forms one group
+    joins: tuple[str, ...] = ()  # axes before it with any of which it forms one group
     rows: bool = False  # as the input: a table of rows to look up; as the output: the classes
+    along: MeshAxis | Literal[""] = ""  # the axis of the mesh over which it may be cut
 
 
 AXES: dict[str, Axis] = {
     "layers": Axis(stacked=True),
     "qkv": Axis(stacked=True),
-    "embed": Axis(),
-    "mlp": Axis(),
-    "features": Axis(),
-    "heads": Axis(),
-    "head_dim": Axis(joins="heads"),
+    "kv": Axis(stacked=True),
+    "embed": Axis(along="fsdp"),
+    "mlp": Axis(along="tensor"),
+    "features": Axis(along="fsdp"),
+    "heads": Axis(along="tensor"),
+    "kv_heads": Axis(along="tensor"),
+    "head_dim": Axis(joins=("heads", "kv_heads")),
     "height": Axis(),
-    "width": Axis(joins="height"),
-    "conv_in": Axis(joins="width"),
-    "conv_out": Axis(),
-    "vocab": Axis(rows=True),
+    "width": Axis(joins=("height",)),
+    "conv_in": Axis(joins=("width",)),
+    "conv_out": Axis(along="fsdp"),
+    "vocab": Axis(rows=True, along="tensor"),
     "position": Axis(rows=True),
     "classes": Axis(rows=True),
+}
+
+# Where the axes of activations and of batches lie. What a layer reads and adds to is whole in its
+# width, and keys and values are whole in their length.
+ACTIVATIONS: dict[str, tuple[MeshAxis, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": ("sequence",),
+    "kv_length": (),
+    "embed": (),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "vocab": ("tensor",),
 }
 
 DECAYS: dict[Role, bool] = {"matrix": True, "embedding": True, "head": True, "vector": False}
@@ -72,7 +92,7 @@ class Leaf:
             if AXES[name].stacked:
                 continue
             previous = self.axes[groups[-1][-1]] if groups else ""
-            if AXES[name].joins and AXES[name].joins == previous:
+            if previous in AXES[name].joins:
                 groups[-1].append(number)
             else:
                 groups.append([number])

@@ -60,6 +60,10 @@ def make_train_step(experiment: Experiment, roles: Roles) -> TrainStep:
     ) -> tuple[TrainState, Metrics]:
         optimizer = build_optimizer(experiment, roles, knobs.learning_rate)
         key = key_for(knobs.seed, "dropout", state.step)
+        batch = experiment.task.augment(batch, key_for(knobs.seed, "augment", state.step))
+        if previous is not None:
+            before = key_for(knobs.seed, "augment", jnp.maximum(state.step - 1, 0))
+            previous = experiment.task.augment(previous, before)
 
         def at(params: Any, batch: Batch | None) -> tuple[Outcome, Any]:
             if batch is None:

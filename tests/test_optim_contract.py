@@ -1,6 +1,7 @@
 """The contract that every optimizer keeps, one row each."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def trajectory(optimizer: Optimizer, steps: int = 9, params=PARAMS):
     for step in range(steps):
         updates, state = transform.update(gradients(step)(params), state, params)
         params = optax.apply_updates(params, updates)
-    return params
+    return optimizer.evaluation_params(state, params)
 
 
 def same(a, b) -> bool:
@@ -200,3 +201,30 @@ def test_muon_s_steps_have_singular_values_near_one_for_each_layer():
         assert np.all((values > 0.6) & (values < 1.3))
     raw = np.linalg.svd(np.asarray(gradients(0)(PARAMS)["stack"][0]), compute_uv=False)
     assert raw.max() / raw.min() > 2
+
+
+REFERENCE = np.load(Path(__file__).parent / "references" / "ema.npz")
+
+
+def averages(optimizer: Optimizer, walk: np.ndarray) -> np.ndarray:
+    """Where the model is evaluated after each step of a walk that the gradients prescribe."""
+    roles = {"w": Leaf(walk.shape[1:], ("embed", "mlp"))}
+    transform = optimizer.build(roles, 1.0, constant)
+    params = {"w": jnp.zeros_like(walk[0])}
+    state, seen = transform.init(params), []
+    for target in walk:
+        updates, state = transform.update({"w": params["w"] - target}, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(np.asarray(optimizer.evaluation_params(state, params)["w"]))
+    return np.stack(seen)
+
+
+def test_the_average_equals_torch_s():
+    with jax.enable_x64(True):
+        walk, theirs = REFERENCE["walk"], REFERENCE["average"]
+        decay = float(REFERENCE["decay"])
+        ours = averages(SGD(learning_rate=1.0, ema_decay=decay), walk)
+        assert np.abs(ours - theirs).max() < 1e-12
+        other = averages(SGD(learning_rate=1.0, ema_decay=decay - 0.01), walk)
+        assert np.abs(other - theirs).max() > 1e-2
+        assert np.array_equal(averages(SGD(learning_rate=1.0), walk), walk)

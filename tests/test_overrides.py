@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import typing
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +48,18 @@ def test_switches_and_lists():
     assert sgd.optimizer.nesterov is True
     words = ["task.model:mlp", "--task.model.hidden", "32", "16"]
     assert overrides.apply(digits_fcn.config(), words, parse_value).task.model.hidden == (32, 16)
+
+
+def test_a_source_with_a_colon_is_a_value_wherever_it_stands():
+    """And a part after a list of them is a part."""
+    words = "data:mixture --data.sources tfds:lm1b text:a.txt tokens:b data.each:tokens"
+    mixed = change(f"{words} --data.weights 3 2 1 optimizer:lion").data
+    assert mixed.sources == ("tfds:lm1b", "text:a.txt", "tokens:b")
+    assert mixed.weights == (3.0, 2.0, 1.0)
+    made = dataclasses.replace(BASE, data=mixed)
+    assert overrides.apply(BASE, overrides.to_words(BASE, made), parse_value) == made
+    with pytest.raises(InputError, match="unknown part 'optimzer'; nearest: optimizer"):
+        change("optimzer:lion")
 
 
 @given(
@@ -163,19 +177,24 @@ def test_a_record_constructs_nothing_but_known_parts():
     assert from_record(Experiment, record) == BASE
 
 
+def another(kind: Any, value: Any) -> Any:
+    """Another value of the declared type."""
+    if typing.get_origin(kind) is typing.Literal:
+        return next(choice for choice in typing.get_args(kind) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    return f"{value}x" if isinstance(value, str) else value + 1
+
+
 def test_the_digest_covers_what_decides_a_run_and_nothing_else():
     digests = {run_digest(BASE, "data")}
-    decides = [path for path in leaves(BASE) if path not in BASE.free_fields | {"seed"}]
+    free = BASE.free_fields | {"seed"}
+    decides = [path for path in leaves(BASE) if path.partition(".")[0] not in free]
     for path in decides:
-        value = leaves(BASE)[path][1]
-        if path == "compute_dtype":
-            other = "bfloat16"
-        else:
-            other = f"{value}x" if isinstance(value, str) else value + 1
-        digests.add(run_digest(replace(BASE, path, other), "data"))
+        digests.add(run_digest(replace(BASE, path, another(*leaves(BASE)[path])), "data"))
     assert len(digests) == len(decides) + 1
     assert run_digest(BASE, "other data") not in digests
-    for words in ("--seed 5", "--log-every 3", "--save-every 1", "--keep 9"):
+    for words in ("--seed 5", "--log-every 3", "--save-every 1", "--keep 9", "--parallel.fsdp 2"):
         assert run_digest(change(words), "data") == run_digest(BASE, "data")
 
 

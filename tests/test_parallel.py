@@ -18,7 +18,8 @@ from lmjax import overrides
 from lmjax.cli import parse_value
 from lmjax.errors import FieldError
 from lmjax.metrics import unpack, values
-from lmjax.parallel import compile_program, make_mesh
+from lmjax.mesh import Parallel, make_mesh
+from lmjax.parallel import compile_program
 from lmjax.state import state_digest
 
 def told(base, words):
@@ -27,7 +28,7 @@ def told(base, words):
     batches = [dataset.batch(0, t, experiment.batch_size) for t in range(10)]
     starts, states, losses = [], [], []
     for devices in (1, 8):
-        program = compile_program(experiment, batches[0], make_mesh(jax.devices()[:devices]))
+        program = compile_program(experiment, batches[0], make_mesh(Parallel(), jax.devices()[:devices]))
         state = program.init(program.knobs)
         starts.append(state_digest(state))
         for [batch] in map(program.place, batches):

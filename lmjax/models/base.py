@@ -1,9 +1,13 @@
 """What a task needs of a model."""
 
+import contextlib
+import contextvars
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 from flax import linen as nn
+from jaxtyping import Array
 
 from lmjax.errors import check_integer
 from lmjax.parts import Part
@@ -14,18 +18,39 @@ class Model(Part):
     """The settings of one family of models.
 
     The module that `build` returns maps inputs to logits by `__call__(inputs, *, train)`, names the
-    axes of every parameter (lmjax/roles.py), computes in the dtype of its parameters and knows
-    neither mesh nor loss. Anything with the same init and apply will do.
+    axes of every parameter (lmjax/roles.py) and of its main activations (`constrain`), computes in
+    the dtype of its parameters and knows neither mesh nor loss. Anything with the same init and
+    apply will do.
     """
 
     def build(self) -> Any:
         """The module."""
         raise NotImplementedError
 
+    def attention_width(self) -> int | None:
+        """Layers times heads times the size of a head, by which the conventions of lmjax/flops.py
+        count attention; None = they do not fit this model, and its operations are counted."""
+        return None
+
+
+Cache = dict[str, Array]
+"""What a model keeps of the tokens that it has read, so that it can go on from them:
+keys    [L, B, S, G, K], for L layers, B rows, S positions, G heads of width K
+values  the same
+length  int32 [B]: positions that each row has filled. The next tokens are written there, and see
+        nothing that lies beyond; so a row whose prompt was padded at its end is put right by
+        setting its length back to that of the prompt.
+Positions beyond S are dropped, so who calls leaves room.
+"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenModel(Model):
-    """Token ids int32 [B, T] to logits [B, T, vocab_size]."""
+    """Token ids int32 [B, T] to logits [B, T, vocab_size].
+
+    The module also takes `segments` and `positions` (lmjax/data/batch.py), and `cache`, with which
+    it returns (logits, cache).
+    """
 
     vocab_size: int = 256  # number of token ids
     max_length: int = 128  # longest sequence, positions
@@ -33,6 +58,10 @@ class TokenModel(Model):
     def validate(self) -> None:
         check_integer("vocab_size", self.vocab_size, least=1)
         check_integer("max_length", self.max_length, least=1)
+
+    def init_cache(self, batch: int, size: int, dtype: Any) -> Cache | None:
+        """An empty cache for `size` positions; None = this model has none and writes no text."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,3 +77,46 @@ class Classifier(Model):
 def named(initializer: Any, *axes: str) -> Any:
     """An initializer that names the axes of the parameter it makes."""
     return nn.with_partitioning(initializer, axes)
+
+
+@runtime_checkable
+class Placement(Protocol):
+    """Where activations lie on a mesh."""
+
+    def place(self, x: Array, axes: tuple[str, ...]) -> Array:
+        """x, laid out as the names of its axes say."""
+        ...
+
+    def cuts(self, axis: str) -> bool:
+        """Whether an activation's axis of that name is cut over devices."""
+        ...
+
+
+_placement: contextvars.ContextVar[Placement | None] = contextvars.ContextVar(
+    "placement", default=None
+)
+
+
+@contextlib.contextmanager
+def placing(placement: Placement) -> Iterator[None]:
+    """Within it, models lay their activations out so."""
+    token = _placement.set(placement)
+    try:
+        yield
+    finally:
+        _placement.reset(token)
+
+
+def constrain(x: Array, *axes: str) -> Array:
+    """The activation x, laid out over the mesh as the names of its axes say (lmjax/roles.py).
+
+    Where nobody has said how (`placing`), x itself.
+    """
+    placement = _placement.get()
+    return x if placement is None else placement.place(x, axes)
+
+
+def cut(axis: str) -> bool:
+    """Whether an activation's axis of that name is cut over devices."""
+    placement = _placement.get()
+    return placement is not None and placement.cuts(axis)

@@ -1,4 +1,4 @@
-"""The one chain of every optimizer: clip -> direction -> decay -> -rate.
+"""The one chain of every optimizer: clip -> direction -> decay -> -rate, then the average.
 
 An optimizer differs from another in its direction only. What they share stands here once: the
 global-norm clip, decoupled weight decay by role, the schedule, the sign, and which rule moves
@@ -46,10 +46,12 @@ class Optimizer(Rule):
     needs_previous_batch: ClassVar[bool] = False  # the step then gets batch t - 1 too
 
     clip_norm: float = 0.0  # largest global norm of the gradient; 0 = no clipping
+    ema_decay: float = 0.0  # of the average of the parameters, which is evaluated then; 0 = none
 
     def validate(self) -> None:
         super().validate()
         check_number("clip_norm", self.clip_norm, least=0)
+        check_number("ema_decay", self.ema_decay, least=0, below=1)
 
     def rule_for(self, leaf: Leaf) -> Rule:
         """The rule that moves this leaf."""
@@ -57,7 +59,7 @@ class Optimizer(Rule):
 
     def evaluation_params(self, opt_state: Any, params: Any) -> Any:
         """Where the model is evaluated, which averaging methods put elsewhere than `params`."""
-        return params
+        return opt_state["ema"].average if self.ema_decay else params
 
     def build(
         self,
@@ -86,6 +88,7 @@ class Optimizer(Rule):
             ("direction", _by_rule(roles, rules)),
             ("decay", _add_decay(decays)),
             ("rate", _scale_by_rate(jax.tree.map(rate, rules, is_leaf=_is_rule), factor)),
+            ("ema", _average(self.ema_decay) if self.ema_decay else optax.identity()),
         )
 
 
@@ -173,5 +176,32 @@ def _scale_by_rate(
 
         scaled = jax.tree.map(scale, rates, updates)
         return scaled, ScaleByRateState(state.step + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+class AverageState(NamedTuple):
+    """step: int32 [], updates made so far; average: a tree like the parameters."""
+
+    step: Integer[Array, ""]
+    average: Any
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+    """Keeps average <- decay average + (1 - decay) p, from the first p on; changes no update.
+
+    As torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn.
+    """
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def mix(average: Array, p: Array, u: Array) -> Array:
+            new = p + u
+            return jnp.where(state.step == 0, new, average + (1 - decay) * (new - average))
+
+        average = jax.tree.map(mix, state.average, params, updates)
+        return updates, AverageState(state.step + 1, average)
 
     return optax.GradientTransformation(init, update)

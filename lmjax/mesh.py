@@ -1,0 +1,155 @@
+"""How devices share the work: four axes on one mesh, and what lies where on it.
+
+data      copies of the state, each with its share of the batch
+fsdp      shares of the state (parameters, gradients, moments), each with its share of the batch;
+          a layer's parameters are gathered where they are used (ZeRO-3, arXiv 1910.02054)
+sequence  shares of the positions of every sequence; keys and values are gathered
+tensor    shares of heads, hidden units and vocabulary (Megatron, arXiv 1909.08053)
+
+Which axis of the mesh an axis of an array may lie along stands in lmjax/roles.py.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from lmjax.errors import FieldError, check_integer
+from lmjax.parts import Part
+from lmjax.roles import ACTIVATIONS, AXES, MESH_AXES, Leaf, Roles, map_roles
+from lmjax.state import TrainState
+
+AnyMesh = Mesh | AbstractMesh  # of devices, or of sizes alone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parallel(Part):
+    """Sizes of the mesh's axes; their product is the number of devices."""
+
+    label: ClassVar[str] = "parallel"
+
+    data: int = 0  # copies of the state; 0 = as many as the other axes leave devices for
+    fsdp: int = 1  # shares of the state
+    sequence: int = 1  # shares of the positions
+    tensor: int = 1  # shares of heads, hidden units and vocabulary
+
+    def validate(self) -> None:
+        check_integer("data", self.data, least=0)
+        for name in ("fsdp", "sequence", "tensor"):
+            check_integer(name, getattr(self, name), least=1)
+
+
+def make_mesh(parallel: Parallel, devices: Sequence[Any] | None = None) -> Mesh:
+    """The devices (None = all) on the four axes; raises FieldError where they do not fit."""
+    devices = jax.devices() if devices is None else devices
+    inner = parallel.fsdp * parallel.sequence * parallel.tensor
+    if len(devices) % inner or parallel.data not in (0, len(devices) // inner):
+        sizes = [getattr(parallel, name) for name in MESH_AXES]
+        told = " x ".join(f"{name} {size}" for name, size in zip(MESH_AXES, sizes, strict=True))
+        raise FieldError("parallel", told, f"must multiply to the {len(devices)} devices")
+    shape = (len(devices) // inner, parallel.fsdp, parallel.sequence, parallel.tensor)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+
+
+def shapes_only_mesh(parallel: Parallel) -> AbstractMesh:
+    """The four axes without devices, to tell what would lie where; `data` 0 is one copy."""
+    shape = (parallel.data or 1, parallel.fsdp, parallel.sequence, parallel.tensor)
+    return AbstractMesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def sizes(mesh: AnyMesh) -> str:
+    """The axes of a mesh with their sizes, for a reader."""
+    return " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+
+
+def whole(mesh: AnyMesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def laid_out(mesh: AnyMesh, axes: Sequence[str]) -> NamedSharding:
+    """The sharding of an activation, or of a batch, by the names of its axes."""
+    return NamedSharding(mesh, PartitionSpec(*(ACTIVATIONS[name] or None for name in axes)))
+
+
+class OnMesh(NamedTuple):
+    """Where a model's activations lie: lmjax.models.base.Placement of a mesh."""
+
+    mesh: Mesh
+
+    def place(self, x: Array, axes: tuple[str, ...]) -> Array:
+        return jax.lax.with_sharding_constraint(x, laid_out(self.mesh, axes))
+
+    def cuts(self, axis: str) -> bool:
+        return any(self.mesh.shape[along] > 1 for along in ACTIVATIONS[axis])
+
+
+def parameter_spec(leaf: Leaf, mesh: AnyMesh) -> PartitionSpec:
+    """Where a parameter lies: each of its axes along the mesh axis of the table.
+
+    A mesh axis is used once, by the first axis that asks for it. An axis of the parameter whose
+    size the mesh axis does not divide stays whole (`uneven` tells which). Vectors are not cut over
+    fsdp: they are a few kilobytes, and each would cost a collective of its own.
+    """
+    spec: list[str | None] = []
+    for name, size in zip(leaf.axes, leaf.shape, strict=True):
+        axis = AXES[name].along
+        cut = axis and axis not in spec and size % mesh.shape[axis] == 0
+        if axis == "fsdp" and leaf.role == "vector":
+            cut = False
+        spec.append(axis if cut else None)
+    return PartitionSpec(*spec)
+
+
+def uneven(roles: Roles, mesh: AnyMesh) -> list[str]:
+    """One line for each axis of a parameter that stays whole because it does not divide."""
+    told = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        roles, is_leaf=lambda x: isinstance(x, Leaf)
+    ):
+        for name, size in zip(leaf.axes, leaf.shape, strict=True):
+            axis = AXES[name].along
+            if axis and leaf.role != "vector" and size % mesh.shape[axis]:
+                where = jax.tree_util.keystr(path, simple=True, separator="/")
+                told.append(f"{where}: {name} {size:,} by {axis} {mesh.shape[axis]}")
+    return told
+
+
+def state_shardings(mesh: AnyMesh, roles: Roles, abstract: TrainState) -> TrainState:
+    """The sharding of every leaf of the state.
+
+    What an optimizer holds lies as the parameter does whose path its own path ends with, if it has
+    that parameter's shape; all else (counters, factors, statistics of the model) is whole.
+    """
+    params = map_roles(lambda leaf: NamedSharding(mesh, parameter_spec(leaf, mesh)), roles)
+    known = {
+        names(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(abstract.params),
+            jax.tree.leaves(params),
+            strict=True,
+        )
+    }
+
+    def like_its_parameter(path: Any, leaf: Any) -> NamedSharding:
+        own = names(path)
+        for start in range(len(own)):
+            if own[start:] in known:
+                shape, sharding = known[own[start:]]
+                return sharding if shape == leaf.shape else whole(mesh)
+        return whole(mesh)
+
+    return TrainState(
+        step=whole(mesh),
+        params=params,
+        model_state=jax.tree.map(lambda _: whole(mesh), abstract.model_state),
+        opt_state=jax.tree_util.tree_map_with_path(like_its_parameter, abstract.opt_state),
+    )
+
+
+def names(path: Any) -> tuple[str, ...]:
+    """The keys of a path in a tree, as words."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
