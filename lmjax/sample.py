@@ -1,30 +1,46 @@
 """Text from a trained language model."""
 
-from lmjax.errors import InputError, check_integer, check_number
+from collections.abc import Sequence
+
+from lmjax.errors import InputError, check_integer
+from lmjax.generate import Sampling, generate
 from lmjax.load import load
 from lmjax.rng import SEED_LIMIT, key_for
 from lmjax.tasks import LanguageModel
 
 
 def sample(
-    run: str, prompt: str, length: int, temperature: float, seed: int, step: int | None = None
-) -> str:
-    """The prompt and `length` bytes after it; raises InputError.
+    run: str,
+    prompts: Sequence[str],
+    length: int,
+    sampling: Sampling,
+    seed: int,
+    step: int | None = None,
+) -> list[str]:
+    """Each prompt with what the model writes after it; raises InputError.
 
     Args:
       run: the run directory of a language model.
-      prompt: what to continue, at least one character.
-      length: bytes to draw.
-      temperature: of the softmax; 0 takes the likeliest byte.
-      seed: of the draw.
+      prompts: what to continue, at least one character each.
+      length: tokens to draw after each prompt.
+      sampling: how to draw them.
+      seed: of the draws.
       step: of the checkpoint; None = the newest.
     """
     check_integer("length", length, least=1)
-    check_number("temperature", temperature, least=0)
     check_integer("seed", seed, least=0, most=SEED_LIMIT - 1)
+    sampling.validate()
     loaded = load(run, step)
     task = loaded.experiment.task
     if not isinstance(task, LanguageModel):
         raise InputError(f"{run} holds a {task.label}, which writes no text")
-    text = task.generate(loaded.params, prompt.encode(), length, key_for(seed, "text"), temperature)
-    return text.decode(errors="replace")
+    codec = loaded.experiment.data.codec()
+    if codec is None:
+        raise InputError(f"{run} was trained on token ids of which nobody says what they stand for")
+    ids = [codec.encode(prompt).tolist() for prompt in prompts]
+    key = key_for(seed, "text")
+    drawn = generate(task.model, loaded.params, ids, length, key, sampling, codec.vocab_size)
+    return [
+        codec.decode(known + new).decode(errors="replace")
+        for known, new in zip(ids, drawn.tolist(), strict=True)
+    ]

@@ -12,6 +12,7 @@ from flax.core import meta
 
 from lmjax import losses
 from lmjax.models import GPT, Model, SimpleFCN
+from lmjax.parts import choices, validate
 
 Reference = dict[str, np.ndarray]
 
@@ -19,11 +20,21 @@ TOLERANCE = 1e-4  # of logits of order 1, in float32
 VISIBLE = 1e-2  # what a wrong model must exceed
 
 SMALL = GPT(vocab_size=61, max_length=24, depth=2, width=32, heads=4)
-PUBLISHED = {  # depth, width, heads, parameters
-    "small": (12, 768, 12, 124_439_808),
-    "medium": (24, 1024, 16, 354_823_168),
-    "large": (36, 1280, 20, 774_030_080),
-    "xl": (48, 1600, 25, 1_557_611_200),
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "gpt3-125m": 125_226_240,
+    "gpt3-350m": 355_871_744,
+    "gpt3-760m": 760_300_032,
+    "gpt3-1.3b": 1_315_723_264,
+    "gpt3-1.3b-table": 1_517_123_584,
+    "gpt3-2.7b": 2_651_553_280,
+    "gpt3-6.7b": 6_658_404_352,
+    "gpt3-13b": 12_952_938_780,
+    "gpt3-13b-table": 12_936_488_380,
+    "gpt3-175b": 174_604_259_328,
 }
 
 
@@ -60,6 +71,9 @@ def gpt_params(reference: Reference) -> dict[str, Any]:
     def norm(scale: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
         return {"scale": scale, "bias": bias}
 
+    def fused(name: str, *inputs: int) -> np.ndarray:
+        return np.moveaxis(layers(name, *inputs, 3, *per_head), -3, -2)
+
     per_head = (heads, width // heads)
     return {
         "embedding": reference["transformer.wte.weight"],
@@ -69,8 +83,8 @@ def gpt_params(reference: Reference) -> dict[str, Any]:
             "norm_1": norm(layers("ln_1.weight"), layers("ln_1.bias")),
             "norm_2": norm(layers("ln_2.weight"), layers("ln_2.bias")),
             "attention": {
-                "qkv": layers("attn.c_attn.weight", width, 3, *per_head),
-                "qkv_bias": layers("attn.c_attn.bias", 3, *per_head),
+                "qkv": fused("attn.c_attn.weight", width),
+                "qkv_bias": fused("attn.c_attn.bias"),
                 "out": layers("attn.c_proj.weight", *per_head, width),
                 "out_bias": layers("attn.c_proj.bias"),
             },
@@ -154,8 +168,8 @@ def test_gpt_cross_entropy_equals_transformers(gpt: Reference) -> None:
 def test_gpt_with_query_and_key_swapped_shows(gpt: Reference) -> None:
     params = gpt_params(gpt)
     attention = params["layers"]["attention"]
-    attention["qkv"] = attention["qkv"][:, :, [1, 0, 2]]
-    attention["qkv_bias"] = attention["qkv_bias"][:, [1, 0, 2]]
+    attention["qkv"] = attention["qkv"][:, :, :, [1, 0, 2]]
+    attention["qkv_bias"] = attention["qkv_bias"][:, :, [1, 0, 2]]
     assert distance(logits(SMALL, params, gpt["tokens"]), gpt["logits"]) > VISIBLE
 
 
@@ -201,18 +215,21 @@ def test_simple_fcn_with_a_flipped_window_shows(simple_fcn: Reference) -> None:
     assert distance(ours, simple_fcn["logits"]) > VISIBLE
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
-def test_gpt2_parameter_count(size: str) -> None:
-    depth, width, heads, parameters = PUBLISHED[size]
-    model = GPT(vocab_size=50257, max_length=1024, depth=depth, width=width, heads=heads)
-    assert count(model, tokens(1024)) == parameters
-    shallower = GPT(vocab_size=50257, max_length=1024, depth=depth - 1, width=width, heads=heads)
-    assert parameters - count(shallower, tokens(1024)) == 12 * width**2 + 13 * width
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_gpt_parameter_count(name: str) -> None:
+    model = choices(GPT)[name]()
+    validate(model)
+    assert isinstance(model, GPT)
+    assert model.max_length == (1024 if name.startswith("gpt2") else 2048)
+    assert count(model, tokens(8)) == PUBLISHED[name]
+    width, hidden, inner = model.width, 4 * model.width, model.heads * model.head_size
+    layer = (4 * width + 3) * inner + (2 * width + 1) * hidden + 6 * width
+    rest = (model.vocab_size + model.max_length + 2) * width
+    assert PUBLISHED[name] == rest + model.depth * layer
 
 
 def test_transformers_counts_the_same_parameters() -> None:
-    theirs = load("gpt2/")["parameters"].tolist()
-    assert theirs == [parameters for *_, parameters in PUBLISHED.values()]
+    assert load("gpt2/")["parameters"].tolist() == list(PUBLISHED.values())[:4]
 
 
 def test_simple_fcn_parameter_count() -> None:

@@ -31,11 +31,15 @@ class Task(Part):
 
     unit: ClassVar[str] = "examples"  # what throughput is counted in
     headline: ClassVar[str] = "loss"  # the validation metric that a run is judged by
+    batch_axes: ClassVar[tuple[str, ...]] = ("batch",)  # leading axes of all arrays of a batch
 
     model: Model
 
     def check(self, dataset: Dataset) -> None:
         """Raise FieldError where the model cannot take this data."""
+
+    def check_batch(self, batch: Batch) -> None:
+        """Raise FieldError where the model cannot take batches of these shapes."""
 
     def module(self) -> Any:
         """The model, from inputs to logits."""
@@ -45,20 +49,29 @@ class Task(Part):
         """Fresh variables, each parameter boxed with the names of its axes."""
         return self.module().init(key, batch["inputs"], train=False)
 
+    def extras(self, batch: Batch) -> dict[str, Any]:
+        """Keyword arguments of the module, beside its inputs."""
+        return {}
+
+    def augment(self, batch: Batch, key: PRNGKeyArray) -> Batch:
+        """What training sees in place of the batch; inside the compiled step."""
+        return batch
+
     def logits(
         self, variables: Variables, batch: Batch, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "*b C"], Variables]:
         """Logits and the model state after the batch; `key` (for dropout) means training."""
         params = variables["params"]
-        inputs = batch["inputs"]
+        inputs, extras = batch["inputs"], self.extras(batch)
         if jnp.issubdtype(inputs.dtype, jnp.floating):  # token ids have no precision to follow
             inputs = inputs.astype(jax.tree.leaves(params)[0].dtype)
         if key is None:
-            return self.module().apply(variables, inputs, train=False), _state(variables)
+            return self.module().apply(variables, inputs, train=False, **extras), _state(variables)
         logits, updated = self.module().apply(
             variables,
             inputs,
             train=True,
+            **extras,
             rngs={"dropout": key},
             mutable=[name for name in variables if name != "params"],
         )
@@ -69,18 +82,22 @@ class Task(Part):
         logits, model_state = self.logits(variables, batch, key)
         targets, weights = batch["targets"], batch["weights"]
         loss = cross_entropy(logits, targets, weights)
-        metrics = {"accuracy": accuracy(logits, targets, weights), **self.metrics(loss)}
+        metrics = {"accuracy": accuracy(logits, targets, weights), **self.metrics(loss, batch)}
         return Outcome(loss, metrics, model_state)
 
-    def metrics(self, loss: Mean) -> Metrics:
+    def metrics(self, loss: Mean, batch: Batch) -> Metrics:
         """Metrics of this task beside loss and accuracy."""
         return {}
+
+    def headline_for(self, dataset: Dataset) -> str:
+        """The metric that a run on this data is judged by."""
+        return self.headline
 
     def with_sampled_targets(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Batch:
         """The batch with targets drawn from the model's own prediction (Gauss-Newton methods)."""
         logits, _ = self.logits(variables, batch, None)
         drawn = jax.random.categorical(key, logits.astype(jnp.float32))
-        return {**batch, "targets": drawn.astype(batch["targets"].dtype)}
+        return {**batch, "targets": drawn.astype(jnp.int32)}
 
     def count(self, batch: Batch) -> int:
         """Units in one batch, for throughput."""

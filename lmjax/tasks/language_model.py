@@ -1,118 +1,112 @@
-"""Next-token prediction on byte tokens."""
+"""Next-token prediction."""
 
 import dataclasses
 import math
 import shlex
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Integer, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from lmjax.data import Dataset
+from lmjax.data import Batch, Dataset
+from lmjax.data.tokenizer import ByteCodec
 from lmjax.data.tokens import TokenWindows
-from lmjax.errors import FieldError, InputError
+from lmjax.errors import FieldError, InputError, check_integer
+from lmjax.generate import Sampling, generate
 from lmjax.metrics import Mean, Metrics
 from lmjax.models import GPT, TokenModel
 from lmjax.tasks import ngram
 from lmjax.tasks.base import Task, check_shape
 
+COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModel(Task):
-    """Cross-entropy of the next token, in nats; judged by bits per byte on the held-out text."""
+    """Cross-entropy of the next token, in nats; judged by bits per byte on the held-out text.
+
+    Where nobody says which bytes the ids stand for, it is judged by the loss.
+    """
 
     label: ClassVar[str] = "language-model"
     unit: ClassVar[str] = "tokens"
     headline: ClassVar[str] = "bits_per_byte"
+    batch_axes: ClassVar[tuple[str, ...]] = ("batch", "length")
 
     model: TokenModel = GPT()
-    showcase_length: int = 400  # bytes of text that a finished run writes; 0 = none
+    showcase_length: int = 400  # tokens of text that a finished run writes; 0 = none
+
+    def validate(self) -> None:
+        check_integer("showcase_length", self.showcase_length, least=0)
 
     def check(self, dataset: Dataset) -> None:
-        if not isinstance(dataset, TokenWindows):
-            raise InputError(f"task language-model needs tokens, but {dataset.name!r} has none")
-        check_shape(
-            "task.model.vocab_size",
-            self.model.vocab_size,
-            dataset.vocab_size,
-            "the number of different tokens",
-        )
-        if dataset.length > self.model.max_length:
-            raise FieldError(
-                "data.sequence_length",
-                dataset.length,
-                f"must be at most task.model.max_length {self.model.max_length}",
+        for part in _windows(dataset):
+            check_shape(
+                "task.model.vocab_size",
+                self.model.vocab_size,
+                part.vocab_size,
+                "the number of different tokens",
             )
 
-    def metrics(self, loss: Mean) -> Metrics:
-        return {"bits_per_byte": Mean(loss.total / math.log(2), loss.weight)}
+    def check_batch(self, batch: Batch) -> None:
+        length, most = batch["inputs"].shape[1], self.model.max_length
+        if length > most:
+            raise FieldError(
+                "data.sequence_length", length, f"must be at most task.model.max_length {most}"
+            )
+
+    def extras(self, batch: Batch) -> dict[str, Any]:
+        return {name: batch[name] for name in ("segments", "positions") if name in batch}
+
+    def metrics(self, loss: Mean, batch: Batch) -> Metrics:
+        if "token_bytes" not in batch:
+            return {}
+        size = jnp.sum(batch["token_bytes"] * batch["weights"])
+        return {"bits_per_byte": Mean(loss.total / math.log(2), size)}
+
+    def headline_for(self, dataset: Dataset) -> str:
+        return "loss" if _windows(dataset)[0].codec is None else self.headline
 
     def baselines(self, dataset: Dataset) -> dict[str, float]:
-        assert isinstance(dataset, TokenWindows)
-        return ngram.bits_per_byte(dataset.train, dataset.validation)
+        """Byte n-grams, where tokens are bytes of one text of at most `COUNTED`."""
+        parts = _windows(dataset)
+        if len(parts) > 1 or not isinstance(parts[0].codec, ByteCodec):
+            return {}
+        train, held_out = parts[0].train, parts[0].validation
+        if parts[0].config.packing or len(train) > COUNTED:
+            return {}
+        text = held_out.read(0, min(len(held_out), parts[0].evaluated + 1))
+        return ngram.bits_per_byte(_as_bytes(train.read(0, len(train))), _as_bytes(text))
 
     def commands(self, run: str) -> dict[str, str]:
         return {"sample": f'uv run lmjax sample {shlex.quote(run)} --prompt "The "'}
 
     def showcase(self, params: Any, dataset: Dataset, key: PRNGKeyArray) -> str:
-        assert isinstance(dataset, TokenWindows)
-        if not self.showcase_length:
+        part = _windows(dataset)[0]
+        cache = self.model.init_cache(1, 1, jnp.float32)
+        if part.codec is None or not self.showcase_length or cache is None:
             return ""
-        prompt = bytes(dataset.validation[:32])
-        text = self.generate(params, prompt, self.showcase_length, key, temperature=0.8)
-        return text.decode(errors="replace")
-
-    def generate(
-        self, params: Any, prompt: bytes, length: int, key: PRNGKeyArray, temperature: float
-    ) -> bytes:
-        """The prompt and `length` bytes drawn after it; temperature 0 takes the likeliest byte.
-
-        The model sees the last max_length bytes. One compiled loop, no cache of keys and values.
-        """
-        if not prompt:
-            raise InputError("the prompt is empty; give at least one byte to continue")
-        size = self.model.max_length
-        known = np.frombuffer(prompt, np.uint8)[-size:]
-        window = np.zeros(size, np.int32)
-        window[: len(known)] = known
-        drawn = _draw(
-            self,
+        prompt = part.validation.read(0, 32).tolist()
+        drawn = generate(
+            self.model,
             params,
-            jnp.asarray(window),
-            jnp.int32(len(known)),
+            [prompt],
+            self.showcase_length,
             key,
-            jnp.float32(temperature),
-            length,
+            Sampling(),
+            part.vocab_size,
         )
-        return prompt + bytes(np.asarray(drawn).astype(np.uint8))
+        return part.codec.decode(prompt + drawn[0].tolist()).decode(errors="replace")
 
 
-def _draw(
-    task: LanguageModel,
-    params: Any,
-    window: Integer[Array, "T"],
-    known: Integer[Array, ""],
-    key: PRNGKeyArray,
-    temperature: Array,
-    length: int,
-) -> Integer[Array, "length"]:
-    module = task.module()
+def _windows(dataset: Dataset) -> list[TokenWindows]:
+    """The sets of tokens that a data set consists of; raises InputError for one of another kind."""
+    found = [part for part in dataset.members if isinstance(part, TokenWindows)]
+    if len(found) < len(dataset.members):
+        raise InputError(f"task language-model needs tokens, but {dataset.name!r} has none")
+    return found
 
-    @jax.jit
-    def run(params: Any, window: Array, known: Array, key: Array, temperature: Array) -> Array:
-        def step(carry: tuple[Array, Array], step_key: Array) -> tuple[tuple[Array, Array], Array]:
-            window, known = carry
-            logits = module.apply({"params": params}, window[None], train=False)[0, known - 1]
-            logits = logits[: TokenWindows.vocab_size].astype(jnp.float32)
-            drawn = jax.random.categorical(step_key, logits / jnp.maximum(temperature, 1e-6))
-            token = jnp.where(temperature > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
-            full = known == window.shape[0]
-            window = jnp.where(full, jnp.roll(window, -1), window)
-            known = jnp.where(full, known, known + 1)
-            return (window.at[known - 1].set(token), known), token
 
-        return jax.lax.scan(step, (window, known), jax.random.split(key, length))[1]
-
-    return run(params, window, known, key, temperature)
+def _as_bytes(tokens: np.ndarray) -> np.ndarray:
+    return tokens.astype(np.uint8)

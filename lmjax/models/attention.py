@@ -1,0 +1,151 @@
+"""Causal attention: who sees whom, rotary positions, and keys and values that are kept.
+
+Shape suffixes as in transformer.py: B batch, T positions of queries, S of keys and values,
+D width, H heads, G heads of keys and values, K head_dim, L layers.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int32, Integer
+
+from lmjax.models.base import Cache, constrain, named
+from lmjax.models.decoder import Decoder
+from lmjax.models.linear import affine
+
+
+class Kept(NamedTuple):
+    """Keys and values of all layers, in a cache."""
+
+    keys: Float[Array, "L B S G K"]
+    values: Float[Array, "L B S G K"]
+
+
+class Context(NamedTuple):
+    """What all layers share: where the tokens are and what they may see."""
+
+    positions: Integer[Array, "#B T"]  # in their documents
+    mask: Bool[Array, "B 1 T S"] | None  # True = may see; None = all
+    causal: bool  # besides the mask, only keys that are not later in the row
+    rotation: Float[Array, "2 #B T 1 k"] | None = None  # cosine and sine of K / 2 angles
+
+
+class Attention(nn.Module):
+    """Self-attention; one projection makes q, k and v, or with grouped heads q and one k and v.
+
+    Heads come before the axis of q, k and v: flattened together, they can still be cut by heads.
+    """
+
+    config: Decoder
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        context: Context,
+        kept: Kept | None,
+        number: Int32[Array, ""] | None,
+    ) -> tuple[Float[Array, "B T D"], Kept | None]:
+        c = self.config
+        q_BTHK, k_BTGK, v_BTGK = self.queries_keys_values(x_BTD)
+        if c.qk_norm:
+            q_BTHK, k_BTGK = head_norm(c, "q_norm")(q_BTHK), head_norm(c, "k_norm")(k_BTGK)
+        if context.rotation is not None:
+            q_BTHK, k_BTGK = rotate(q_BTHK, context.rotation), rotate(k_BTGK, context.rotation)
+        if kept is not None:
+            kept = Kept(
+                write(kept.keys, number, context.positions, k_BTGK),
+                write(kept.values, number, context.positions, v_BTGK),
+            )
+            k_BTGK, v_BTGK = kept.keys[number], kept.values[number]
+        y_BTHK = jax.nn.dot_product_attention(
+            constrain(q_BTHK, "batch", "length", "heads", "head_dim"),
+            constrain(k_BTGK, "batch", "kv_length", "kv_heads", "head_dim"),
+            constrain(v_BTGK, "batch", "kv_length", "kv_heads", "head_dim"),
+            mask=context.mask,
+            is_causal=context.causal,
+        )
+        y_BTHK = constrain(y_BTHK, "batch", "length", "heads", "head_dim")
+        axes = {"heads": c.heads, "head_dim": c.head_size, "embed": c.width}
+        return affine(self, "out", y_BTHK, axes, c.residual_std, c.biases), kept
+
+    def queries_keys_values(self, x_BTD: Float[Array, "B T D"]) -> tuple[Array, Array, Array]:
+        c = self.config
+        embed, head_dim = {"embed": c.width}, {"head_dim": c.head_size}
+        if c.key_heads == c.heads:
+            axes = embed | {"heads": c.heads, "qkv": 3} | head_dim
+            qkv_BTH3K = affine(self, "qkv", x_BTD, axes, c.std, c.biases)
+            return qkv_BTH3K[:, :, :, 0], qkv_BTH3K[:, :, :, 1], qkv_BTH3K[:, :, :, 2]
+        axes = embed | {"heads": c.heads} | head_dim
+        q_BTHK = affine(self, "q", x_BTD, axes, c.std, c.biases)
+        axes = embed | {"kv_heads": c.key_heads, "kv": 2} | head_dim
+        kv_BTG2K = affine(self, "kv", x_BTD, axes, c.std, c.biases)
+        return q_BTHK, kv_BTG2K[:, :, :, 0], kv_BTG2K[:, :, :, 1]
+
+
+def look(
+    tokens: Integer[Array, "B T"],
+    segments: Integer[Array, "B T"] | None,
+    positions: Integer[Array, "B T"] | None,
+    cache: Cache | None,
+) -> Context:
+    """Where the tokens are, and which keys each of them may see."""
+    counted = jnp.arange(tokens.shape[1])[None]
+    if cache is None:
+        positions = counted if positions is None else positions
+        if segments is None:
+            return Context(positions, None, True)
+        return Context(positions, segments[:, None, :, None] == segments[:, None, None, :], True)
+    if segments is not None or positions is not None:
+        raise ValueError("with a cache, tokens go on from where it ends: no segments or positions")
+    positions = cache["length"][:, None] + counted
+    # What the cache holds after a token's own position is padding, or not written yet.
+    keys_S = jnp.arange(cache["keys"].shape[2])
+    return Context(positions, keys_S[None, None, None] <= positions[:, None, :, None], False)
+
+
+def rotation(
+    positions_BT: Integer[Array, "#B T"], head_dim: int, theta: float
+) -> Float[Array, "2 #B T 1 k"]:
+    """Cosine and sine by which `rotate` turns pair i: of position / theta^(2 i / head_dim).
+
+    Angles are float32, since bfloat16 has no odd numbers beyond 256.
+    """
+    pairs = head_dim // 2
+    frequency = theta ** -(jnp.arange(pairs, dtype=jnp.float32) / pairs)
+    angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency[None, None, None]
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def rotate(
+    x_BTHK: Float[Array, "B T H K"], rotation: Float[Array, "2 #B T 1 k"]
+) -> Float[Array, "B T H K"]:
+    """Rotary positions (Su et al., arXiv 2104.09864).
+
+    A pair is (x[i], x[i + K / 2]), as in transformers; the paper, and Llama's own weights, pair
+    neighbours.
+    """
+    cos, sin = rotation
+    first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTHK.dtype)
+
+
+def write(
+    kept_LBSGK: Float[Array, "L B S G K"],
+    number: Int32[Array, ""] | None,
+    positions_BT: Integer[Array, "B T"],
+    new_BTGK: Float[Array, "B T G K"],
+) -> Float[Array, "L B S G K"]:
+    """The kept keys or values with those of one layer's new tokens; what has no room is dropped."""
+    rows = jnp.arange(len(positions_BT))[:, None]
+    new_BTGK = new_BTGK.astype(kept_LBSGK.dtype)
+    return kept_LBSGK.at[number, rows, positions_BT].set(new_BTGK, mode="drop")
+
+
+def head_norm(c: Decoder, name: str) -> nn.RMSNorm:
+    """Of queries or keys, over one head; the same scale for all heads (Qwen3)."""
+    scale = named(nn.initializers.ones, "head_dim")
+    return nn.RMSNorm(epsilon=c.norm_eps, scale_init=scale, name=name)
