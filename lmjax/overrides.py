@@ -17,7 +17,7 @@ Parse = Callable[[Any, Sequence[str]], Any]  # (declared type, words) -> value, 
 
 def apply(part: P, words: Sequence[str], parse: Parse) -> P:
     """The tree with the overrides; raises InputError that names the flag and the nearest one."""
-    swaps, flags = split(words)
+    swaps, flags = split(words, part)
     for word in swaps:
         path, _, label = word.partition(":")
         part = swap(part, _field(path), label)
@@ -36,8 +36,12 @@ def apply(part: P, words: Sequence[str], parse: Parse) -> P:
     return part
 
 
-def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """(swaps, (flag, its values)) of a command line; `--flag=value` is as good as two words."""
+def split(words: Sequence[str], part: Part) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """(swaps, (flag, its values)) of a command line; `--flag=value` is as good as two words.
+
+    A word such as tfds:lm1b after a flag's value is another value, since no field is called tfds.
+    """
+    fields = [name for name, _ in part.children()]
     swaps: list[str] = []
     flags: list[tuple[str, list[str]]] = []
     open_flag = False  # the last word was a flag or one of its values
@@ -46,7 +50,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]
             flag, equals, value = word.partition("=")
             flags.append((flag, [value] if equals else []))
             open_flag = not equals
-        elif open_flag and not (flags[-1][1] and _is_swap(word)):
+        elif open_flag and not (flags[-1][1] and _is_swap(word) and _top(word) in fields):
             flags[-1][1].append(word)
         elif _is_swap(word):
             swaps.append(word)
@@ -86,6 +90,11 @@ def _field(words: str) -> str:
 def _is_swap(word: str) -> bool:
     path, colon, label = word.partition(":")
     return bool(colon and label) and path.replace(".", "").replace("-", "").isalpha()
+
+
+def _top(word: str) -> str:
+    """The field of the whole configuration that a swap is in."""
+    return _field(word.partition(":")[0]).partition(".")[0]
 
 
 def _label(part: Any, path: str) -> str:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from lmjax.data import Dataset, Examples, Tokens
-from lmjax.data.tokens import TokenWindows
+from lmjax.data.stream import Stream
+from lmjax.data.tokenizer import ByteCodec
+from lmjax.data.tokens import Corpus, TokenWindows
 from lmjax.errors import InputError
 
 pytestmark = [pytest.mark.smoke, pytest.mark.bits]
@@ -13,6 +15,16 @@ pytestmark = [pytest.mark.smoke, pytest.mark.bits]
 @pytest.fixture(params=[Tokens(sequence_length=32), Examples()], ids=["tokens", "examples"])
 def dataset(request) -> Dataset:
     return request.param.load()
+
+
+def cut(train: np.ndarray, validation: np.ndarray, length: int) -> TokenWindows:
+    streams = Stream("train", [train]), Stream("validation", [validation])
+    corpus = Corpus(*streams, 256, ByteCodec(), "no digest")
+    return TokenWindows(Tokens(sequence_length=length), corpus)
+
+
+def whole(stream: Stream) -> np.ndarray:
+    return stream.read(0, len(stream))
 
 
 def equal(a, b) -> bool:
@@ -39,16 +51,32 @@ def test_many_batches_are_one_larger_batch(dataset):
 
 def test_a_batch_has_the_contract(dataset):
     batch = dataset.batch(0, 3, 8)
-    assert batch.keys() == {"inputs", "targets", "weights"}
+    assert batch.keys() - {"token_bytes"} == {"inputs", "targets", "weights"}
     assert {len(x) for x in batch.values()} == {8}
     assert batch["weights"].shape == batch["targets"].shape
     assert batch["targets"].dtype == np.int32
     assert batch["weights"].dtype == np.float32
 
 
+@pytest.mark.parametrize("data", [Tokens(sequence_length=32), Examples()])
+def test_shapes_are_those_of_a_batch(data):
+    def layout(batch):
+        return {name: (x.shape, x.dtype) for name, x in batch.items()}
+
+    assert layout(data.shapes(8)) == layout(data.load().batch(0, 0, 8))
+    assert layout(data.shapes(8)) != layout(data.shapes(4))
+
+
+def test_shapes_of_tokens_need_no_data():
+    missing = Tokens(source="text:no/such/file", sequence_length=1024)
+    shapes = missing.shapes(512)
+    assert shapes["inputs"].shape == (512, 1024)
+    assert shapes["inputs"].base.nbytes <= 4
+
+
 def test_targets_are_the_next_bytes_of_the_text():
     dataset = Tokens(sequence_length=32).load()
-    text = dataset.train.tobytes()
+    text = whole(dataset.train).tobytes()
     batch = dataset.batch(0, 5, 16)
     for inputs, targets in zip(batch["inputs"], batch["targets"], strict=True):
         window = bytes([*inputs.astype(np.uint8), int(targets[-1])])
@@ -57,12 +85,7 @@ def test_targets_are_the_next_bytes_of_the_text():
 
 
 def test_an_epoch_covers_the_text_once():
-    dataset = TokenWindows(
-        Tokens(sequence_length=7),
-        b"",
-        np.arange(100, dtype=np.uint8),
-        np.arange(50, dtype=np.uint8),
-    )
+    dataset = cut(np.arange(100, dtype=np.uint8), np.arange(50, dtype=np.uint8), 7)
     windows = (100 - 1) // 7
     for epoch in range(6):
         batch = dataset.batch(3, epoch, windows)
@@ -75,12 +98,20 @@ def test_an_epoch_covers_the_text_once():
 @pytest.mark.parametrize("size", [33, 34, 64, 65, 66, 200])
 def test_evaluation_predicts_every_byte_but_the_first_once(size):
     validation = np.arange(size, dtype=np.uint8)
-    dataset = TokenWindows(Tokens(sequence_length=32), b"", validation, validation)
+    dataset = cut(validation, validation, 32)
     counted = []
     for batch in dataset.evaluation(4):
         assert batch["inputs"].shape == (4, 32)
         counted += list(batch["targets"][batch["weights"] > 0])
     assert counted == list(range(1, size))
+
+
+@pytest.mark.parametrize(("limit", "told"), [(0, 199), (1, 32), (5, 160), (7, 199)])
+def test_evaluation_stops_at_its_limit(limit, told):
+    dataset = cut(np.arange(200, dtype=np.uint8), np.arange(200, dtype=np.uint8), 32)
+    dataset.config = Tokens(sequence_length=32, validation_windows=limit)
+    assert sum(batch["weights"].sum() for batch in dataset.evaluation(4)) == told
+    assert dataset.evaluated == told
 
 
 def test_evaluation_sees_each_held_out_example_once():
@@ -89,7 +120,7 @@ def test_evaluation_sees_each_held_out_example_once():
     assert [len(batch["targets"]) for batch in batches] == [100] * 4
     assert sum(batch["weights"].sum() for batch in batches) == 360
     targets = np.concatenate([batch["targets"] for batch in batches])[:360]
-    assert np.array_equal(targets, dataset.test["targets"])
+    assert np.array_equal(targets, dataset.test.targets)
 
 
 def test_the_digest_follows_the_data():
@@ -106,7 +137,7 @@ def test_text_files_and_globs_are_read_in_order(tmp_path):
     write(tmp_path / "b.txt", b"world " * 20)
     write(tmp_path / "a.txt", "h\u00e9llo ".encode() * 20)
     dataset = Tokens(source=f"text:{tmp_path}/*.txt", sequence_length=4).load()
-    text = dataset.train.tobytes() + dataset.validation.tobytes()
+    text = whole(dataset.train).tobytes() + whole(dataset.validation).tobytes()
     assert text == "h\u00e9llo ".encode() * 20 + b"world " * 20
 
 

@@ -1,11 +1,12 @@
 """The contract between data, task and trainer: what a batch is and where batches come from."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from lmjax.data.tokenizer import Codec
 from lmjax.parts import Part
 
 Batch = dict[str, Any]
@@ -13,23 +14,37 @@ Batch = dict[str, Any]
 inputs   what the model sees: token ids int32 [B, T], examples float32 [B, ...]
 targets  what it should say: int32 [B, T] or [B]
 weights  float32, the shape of targets: 1 where a target counts, 0 where it is padding
+and for tokens, where a data set has them:
+segments     int32 [B, T]: number of the document in the window, from 1; attention stays inside one
+positions    int32 [B, T]: position of the token in its document, from 0
+token_bytes  float32 [B, T]: bytes of text that each target stands for, where that is known
 """
 
 
 class Dataset:
     """Loaded data: one endless stream of rows for each seed, with no iterator state.
 
-    Batch t is rows [t B, (t + 1) B) of the stream, a pure function of (seed, data, t, B); so k
-    batches can be had as one batch of k B rows.
+    Row p is a pure function of (seed, data, p), and batch t is rows [t B, (t + 1) B): so a batch
+    does not depend on how many devices, threads or hosts read it, nor on how much is read at once.
     """
 
     name: str
     digest: str  # SHA-256 of everything that decides its batches
     summary: str  # one line for a reader: sizes and units
+    alphabet: str = ""  # what its numbers mean: sets may be mixed where this is equal
+
+    @property
+    def members(self) -> "tuple[Dataset, ...]":
+        """The data sets that it is mixed from; itself where it is one."""
+        return (self,)
+
+    def rows(self, seed: int, start: int, count: int) -> Batch:
+        """Training rows [start, start + count) of the stream, count >= 1."""
+        raise NotImplementedError
 
     def batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """Training batch number `step` (from 0)."""
-        raise NotImplementedError
+        return self.rows(seed, step * batch_size, batch_size)
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """The held-out split to its end, in order; the last batch is padded with weight 0."""
@@ -43,6 +58,25 @@ class Data(Part):
     def load(self) -> Dataset:
         """Read it into memory, or map it; raises InputError for what cannot be read."""
         raise NotImplementedError
+
+    def shapes(self, batch_size: int) -> Batch:
+        """A batch of zeros with the shapes and dtypes of what the model sees.
+
+        It takes no memory, and no data where the settings alone say what a batch looks like, so
+        that a model can be described on a machine without its data.
+        """
+        batch = self.load().batch(0, 0, batch_size)
+        return {name: blank(x.shape, x.dtype) for name, x in batch.items()}
+
+    def codec(self) -> Codec | None:
+        """How its token ids are read as text, from no more of the data than that needs; None =
+        they are not."""
+        return None
+
+
+def blank(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Zeros that share one element of memory; read-only."""
+    return np.broadcast_to(np.zeros((), dtype), tuple(shape))
 
 
 def padded(batch: Batch, batch_size: int) -> Batch:

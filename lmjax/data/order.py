@@ -12,19 +12,17 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-PURPOSES = ("order", "offset")
-
-
-def positions(step: int, batch_size: int) -> Int64[np.ndarray, "B"]:
-    """Stream positions of batch number `step` (from 0)."""
-    return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+PURPOSES = ("order", "offset", "mixture")
 
 
 def shuffled(
-    stream: Int64[np.ndarray, "B"], size: int, seed: int
+    start: int, count: int, size: int, seed: int
 ) -> tuple[Int64[np.ndarray, "B"], Int64[np.ndarray, "B"]]:
-    """(epoch, example) at consecutive stream positions; an epoch visits each example once."""
-    epoch, slot = np.divmod(stream, size)
+    """(epoch, example) at stream positions [start, start + count) of a set of `size` examples.
+
+    An epoch visits each example once.
+    """
+    epoch, slot = np.divmod(np.arange(start, start + count, dtype=np.int64), size)
     example = np.empty_like(slot)
     for number in range(int(epoch[0]), int(epoch[-1]) + 1):
         here = slice(*np.searchsorted(epoch, [number, number + 1]))
@@ -32,14 +30,14 @@ def shuffled(
     return epoch, example
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)  # two epochs of each of eight data sets that are mixed
 def epoch_order(size: int, epoch: int, seed: int) -> Int64[np.ndarray, "n"]:
     """The permutation of [0, size) of one epoch."""
     return np.argsort(words(size, epoch, seed, "order"), kind="stable")
 
 
 def words(
-    count: int, epoch: int, seed: int, purpose: Literal["order", "offset"]
+    count: int, epoch: int, seed: int, purpose: Literal["order", "offset", "mixture"]
 ) -> UInt64[np.ndarray, "n"]:
     """Raw 64-bit words of the generator of (seed, epoch, purpose)."""
     counter = [0, 0, 0, PURPOSES.index(purpose)]

@@ -1,128 +1,209 @@
-"""Text as a stream of byte tokens, cut into windows of equal length.
+"""Tokens as an endless stream of windows of equal length.
 
 T is the window's length in tokens. A window reads tokens [s, s + T) and predicts [s + 1, s + T].
 """
 
 import dataclasses
-import glob
 import hashlib
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
-from etils import epath
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64
 
-from lmjax.data import embedded
-from lmjax.data.batch import Batch, Data, Dataset, padded
-from lmjax.data.order import positions, shuffled, words
-from lmjax.errors import FieldError, InputError, check_integer, check_number, unknown
+from lmjax.data.batch import Batch, Data, Dataset, blank, padded
+from lmjax.data.order import shuffled, words
+from lmjax.data.packing import pack
+from lmjax.data.stream import Stream
+from lmjax.data.texts import find_texts, split
+from lmjax.data.tokenizer import ByteCodec, Bytes, Codec, Documents, Tokenizer
+from lmjax.errors import FieldError, InputError, check_choice, check_integer, check_number
 
-EMBEDDED = {"python_docs": embedded.python_docs}
-FILES = "text:"  # the prefix of a source that names files
+SHARDS = "tokens:"  # the prefix of a source that is tokenized already
+MOST_BYTES, MOST_TEXT = 2**32, 2**28  # of a text that is read, or tokenized, anew at each start
+Width = Literal["uint16", "uint32"]
+
+
+class Corpus(NamedTuple):
+    """What a source is read into."""
+
+    train: Stream
+    validation: Stream
+    vocab_size: int
+    codec: Codec | None  # None = nobody says which text the ids stand for
+    digest: str  # SHA-256 of all that decides the tokens
+    note: str = ""  # for the reader of the summary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokens(Data):
-    """Bytes of a text; the first part trains, the rest validates."""
+    """A text, or what `lmjax data tokenize` or nanoGPT made of one.
+
+    Where a source has no validation part of its own, the last `validation_fraction` of it is one.
+    """
 
     label: ClassVar[str] = "tokens"
 
-    source: str = "python_docs"  # an embedded text, or text:PATH (a file or a glob, UTF-8)
+    source: str = "python_docs"  # python_docs, python_stdlib, text:PATH, tfds:NAME or tokens:PATH
     sequence_length: int = 128  # tokens in a window
     validation_fraction: float = 0.1  # of the text, from its end
+    validation_windows: int = 0  # to evaluate on, the first ones; 0 = all
+    tokenizer: Tokenizer = Bytes()  # of a text; tokens:PATH has its own
+    packing: bool = False  # keep documents apart: no attention and no target across their borders
+    data_dir: str = ""  # of TFDS; "" = TFDS_DATA_DIR or its usual place
+    vocab_size: int = 50257  # ids of a tokens:PATH that does not say (GPT-2's, as nanoGPT writes)
+    end_of_text: int = 50256  # the id after each document, in such a one
+    width: Width = "uint16"  # of an id, in such a one
 
     def validate(self) -> None:
         check_integer("sequence_length", self.sequence_length, least=1)
         check_number("validation_fraction", self.validation_fraction, above=0, below=1)
+        check_integer("validation_windows", self.validation_windows, least=0)
+        check_choice("width", self.width, get_args(Width))
+        check_integer("vocab_size", self.vocab_size, least=1, most=np.iinfo(np.int32).max)
+        check_integer("end_of_text", self.end_of_text, least=0, most=self.vocab_size - 1)
+        if self.source.startswith(SHARDS) and self.tokenizer != Bytes():
+            raise FieldError("tokenizer", self.tokenizer.label, f"{self.source} has its own")
+
+    def shapes(self, batch_size: int) -> Batch:
+        shape = (batch_size, self.sequence_length)
+        dtypes = {"inputs": np.int32, "targets": np.int32, "weights": np.float32}
+        if self.packing:
+            dtypes |= {"segments": np.int32, "positions": np.int32}
+        if not self.source.startswith(SHARDS):
+            dtypes["token_bytes"] = np.float32
+        return {name: blank(shape, dtype) for name, dtype in dtypes.items()}
 
     def load(self) -> "TokenWindows":
-        text = read_text(self.source)
-        tokens = np.frombuffer(text, np.uint8)
-        split = len(tokens) - int(len(tokens) * self.validation_fraction)
-        parts = {"training": tokens[:split], "validation": tokens[split:]}
-        for name, part in parts.items():
+        corpus = self.corpus()
+        for name, part in (("training", corpus.train), ("validation", corpus.validation)):
             if len(part) < self.sequence_length + 1:
-                allowed = f"the {name} part of {self.source!r} has only {len(part)} bytes"
+                size = f"{len(part)} {_unit(corpus.codec)}"
+                allowed = f"the {name} part of {self.source!r} has only {size}"
                 raise FieldError("sequence_length", self.sequence_length, allowed)
-        return TokenWindows(self, text, tokens[:split], tokens[split:])
+            if self.packing and not part.knows_documents:
+                raise FieldError("packing", True, f"{self.source!r} does not say where texts end")
+        return TokenWindows(self, corpus)
+
+    def codec(self) -> Codec | None:
+        if self.source.startswith(SHARDS):
+            from lmjax.data.token_files import find_codec
+
+            return find_codec(self.source)
+        return self._build(self._documents)
+
+    def _documents(self) -> Iterable[bytes]:
+        return split(find_texts(self.source, self.data_dir), self.validation_fraction)[0]()
+
+    def _build(self, documents: Documents) -> Codec:
+        try:
+            return self.tokenizer.build(documents)
+        except FieldError as error:
+            raise error.under("tokenizer") from None
+
+    def corpus(self) -> Corpus:
+        """The source's tokens, without windows."""
+        if self.source.startswith(SHARDS):
+            from lmjax.data.token_files import open_tokens
+
+            return open_tokens(self)
+        texts = find_texts(self.source, self.data_dir)
+        if texts.size > (MOST_BYTES if isinstance(self.tokenizer, Bytes) else MOST_TEXT):
+            raise InputError(
+                f"{self.source} has {texts.size / 1e9:.1f} GB of text: tokenize it once, by "
+                f"`lmjax data tokenize {self.source} --out DIR`, and train on tokens:DIR"
+            )
+        train, validation = split(texts, self.validation_fraction)
+        return self._tokenized(train, validation, self._build(train))
+
+    def _tokenized(self, train: Documents, validation: Documents, codec: Codec) -> Corpus:
+        """Documents as streams in memory."""
+        content = hashlib.sha256()
+        if not isinstance(codec, ByteCodec):
+            content.update(codec.digest.encode())
+        streams: list[Stream] = []
+        for name, documents in (("training", train), ("validation", validation)):
+            kept = list(documents())
+            for document in kept:
+                if self.packing:
+                    content.update(f"{len(document)} ".encode())
+                content.update(document)
+            parts = [np.empty(0, codec.dtype), *codec.encode_documents(kept)]
+            ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+            tokens, told = np.concatenate(parts), f"the {name} part of {self.source}"
+            streams.append(Stream(told, [tokens], boundaries=ends[:-1]))
+        return Corpus(streams[0], streams[1], codec.vocab_size, codec, content.hexdigest())
 
 
 class TokenWindows(Dataset):
-    """Windows of a token stream that lies in memory."""
+    """Windows of a corpus."""
 
-    vocab_size = 256
-
-    def __init__(
-        self,
-        config: Tokens,
-        text: bytes,
-        train: UInt8[np.ndarray, "n"],
-        validation: UInt8[np.ndarray, "m"],
-    ):
-        self.name = config.source
+    def __init__(self, config: Tokens, corpus: Corpus):
+        self.config = config
+        self.name, self.digest = config.source, corpus.digest
         self.length = config.sequence_length
-        self.train, self.validation = train, validation
-        self.digest = hashlib.sha256(text).hexdigest()
-        self.summary = f"{len(train):,} training and {len(validation):,} validation bytes"
+        self.train, self.validation = corpus.train, corpus.validation
+        self.vocab_size, self.codec = corpus.vocab_size, corpus.codec
+        self.alphabet = self.codec.digest if self.codec else f"{self.vocab_size} unknown ids"
+        sizes = f"{len(self.train):,} training and {len(self.validation):,} validation"
+        self.summary = f"{sizes} {_unit(self.codec)}" + (f", {corpus.note}" if corpus.note else "")
+        self._piece_sizes = None
+        if self.codec and not isinstance(self.codec, ByteCodec):
+            self._piece_sizes = np.array([len(piece) for piece in self.codec.pieces], np.float32)
 
-    def batch(self, seed: int, step: int, batch_size: int) -> Batch:
+    def rows(self, seed: int, start: int, count: int) -> Batch:
         """Each epoch cuts the stream anew, from an offset of its own, and shuffles the windows."""
-        length, tokens = self.length, self.train
-        windows = (len(tokens) - 1) // length
-        epoch, window = shuffled(positions(step, batch_size), windows, seed)
-        slack = len(tokens) - windows * length  # offsets at which the last window still fits
-        offsets = {n: int(words(1, n, seed, "offset")[0]) % slack for n in set(epoch.tolist())}
-        starts = np.array([offsets[n] for n in epoch.tolist()]) + window * length
-        return _windows(tokens, starts, length)
+        length, size = self.length, len(self.train)
+        windows = (size - 1) // length
+        epoch, window = shuffled(start, count, windows, seed)
+        slack = size - windows * length  # offsets at which the last window still fits
+        epochs = range(int(epoch[0]), int(epoch[-1]) + 1)
+        offsets = np.array([int(words(1, n, seed, "offset")[0]) % slack for n in epochs])
+        starts = offsets[epoch - epochs[0]] + window * length
+        return self._batch(self.train, starts, self.train.windows(starts, length + 1))
+
+    @property
+    def evaluated(self) -> int:
+        """Targets of the evaluation."""
+        last = len(self.validation) - 1
+        limit = self.config.validation_windows * self.length
+        return min(last, limit) if limit else last
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """Every byte but the first is predicted once, in windows that do not overlap."""
-        length = self.length
-        fill = -(len(self.validation) - 1) % length
-        tokens = np.pad(self.validation, (0, fill))
-        starts = np.arange(0, len(tokens) - 1, length)
-        for first in range(0, len(starts), batch_size):
-            chosen = starts[first : first + batch_size]
-            batch = _windows(tokens, chosen, length)
-            targets = chosen[:, None] + np.arange(1, length + 1)
-            batch["weights"] = (targets < len(self.validation)).astype(np.float32)
+        """Every token but the first is predicted once, in windows that do not overlap."""
+        length, last = self.length, len(self.validation) - 1
+        count = -(-self.evaluated // length)
+        whole = last // length  # windows that lie inside
+        for first in range(0, count, batch_size):
+            starts = np.arange(first, min(first + batch_size, count)) * length
+            inside = starts[: max(whole - first, 0)]
+            found = [self.validation.windows(inside, length + 1)] if len(inside) else []
+            if len(inside) < len(starts):
+                tail = self.validation.windows(starts[-1:], last + 1 - int(starts[-1]))
+                found.append(np.pad(tail, [(0, 0), (0, length + 1 - tail.shape[1])]))
+            batch = self._batch(self.validation, starts, np.concatenate(found))
+            batch["weights"] *= starts[:, None] + np.arange(1, length + 1) <= last
             yield padded(batch, batch_size)
 
-
-def _windows(tokens: UInt8[np.ndarray, "n"], starts: Int64[np.ndarray, "B"], length: int) -> Batch:
-    window = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
-    return {
-        "inputs": window[:, :-1],
-        "targets": window[:, 1:],
-        "weights": np.ones((len(starts), length), np.float32),
-    }
-
-
-def read_text(source: str) -> bytes:
-    """The bytes of a source, checked to be UTF-8 and not empty."""
-    if not source.startswith(FILES):
-        if source not in EMBEDDED:
-            raise unknown("data set", source, [*EMBEDDED, f"{FILES}PATH"])
-        return EMBEDDED[source]()
-    pattern = source.removeprefix(FILES)
-    paths = [epath.Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-    files = [path for path in paths if path.is_file()]
-    if not files:
-        raise InputError(f"data.source = {source!r}: no such file")
-    return b"".join(_read_file(path) for path in files)
+    def _batch(
+        self,
+        stream: Stream,
+        starts: Int64[np.ndarray, "B"],
+        windows: Int32[np.ndarray, "B W"],
+    ) -> Batch:
+        inputs, targets = windows[:, :-1], windows[:, 1:]
+        batch = {"inputs": inputs, "targets": targets}
+        if self.config.packing:
+            packed = pack(stream.document_starts(starts, windows))
+            batch |= packed._asdict()
+        else:
+            batch["weights"] = np.ones(targets.shape, np.float32)
+        if self._piece_sizes is not None:
+            batch["token_bytes"] = self._piece_sizes[targets]
+        elif self.codec:
+            batch["token_bytes"] = np.ones(targets.shape, np.float32)
+        return batch
 
 
-def _read_file(path: epath.Path) -> bytes:
-    try:
-        text = path.read_bytes()
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not UTF-8 at byte {error.start} (0x{error.object[error.start]:02x})"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not text:
-        raise InputError(f"{path}: the file is empty")
-    return text
+def _unit(codec: Codec | None) -> str:
+    return "bytes" if isinstance(codec, ByteCodec) else "tokens"
