@@ -1,0 +1,76 @@
+"""A trained model as a folder that transformers loads by from_pretrained."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lmjax import runfiles
+from lmjax.errors import InputError, check_choice
+from lmjax.load import load
+from lmjax.models import Model
+from lmjax.pretrained.decoders import layout_of
+from lmjax.pretrained.folder import CONFIG, WHOLE
+from lmjax.pretrained.weights import by_path
+
+WRITTEN = ("float32", "bfloat16")
+
+
+def export(run: str, out: str, step: int | None = None, dtype: str = "float32") -> str:
+    """Write a run's parameters, those that it is evaluated with; returns what has been done.
+
+    Args:
+      run: the run directory.
+      out: the folder to make.
+      step: of the checkpoint; None = the newest.
+      dtype: of the tensors, one of WRITTEN.
+
+    Raises InputError where `out` holds something or no layout says what the model is.
+    """
+    check_choice("dtype", dtype, WRITTEN)
+    check_free(Path(out))
+    loaded = load(run, step)
+    model = loaded.experiment.task.model
+    write(model, loaded.params, Path(out), dtype)
+    architecture = layout_of(model).architecture
+    return f"{out}: {architecture} in {dtype}, the weights of {run} at step {loaded.step}"
+
+
+def check_free(out: Path) -> None:
+    """Refuse to write over anything; raises InputError."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not an empty folder; choose another --out")
+
+
+def write(model: Model, params: Any, out: Path, dtype: str) -> None:
+    """config.json and model.safetensors, the folder whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    layout = layout_of(model)
+    draft = out.parent / f".{out.name}.draft"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        tensors = tensors_of(model, params, dtype)
+        save_file(tensors, draft / WHOLE, metadata={"format": "pt"})  # transformers asks for it
+        config = {**layout.config(model), "dtype": dtype}
+        runfiles.write_json(epath.Path(draft / CONFIG), config)
+        draft.replace(out)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{out}: cannot be written ({error})") from None
+
+
+def tensors_of(model: Model, params: Any, dtype: str) -> dict[str, np.ndarray]:
+    """Name of their tensor -> tensor."""
+    layout, leaves = layout_of(model), by_path(params)
+    shapes = layout.shapes({path: leaf.shape for path, leaf in leaves.items()})
+    found = {}
+    for path, leaf in leaves.items():
+        x = np.asarray(leaf)
+        for piece in layout.pieces(path, x.shape):
+            part = np.ascontiguousarray(piece.of(x)).astype(np.dtype(dtype))
+            found[piece.name] = part.reshape(shapes[piece.name])
+    return found
