@@ -4,15 +4,16 @@ The only file that imports tyro, which reads values by their declared types and 
 swaps and errors are ours (lmjax/overrides.py), so that each refusal is one line.
 """
 
-import argparse
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import InputError, RunError, unknown
+from lmjax.flags import Parser
 from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
@@ -20,8 +21,13 @@ USAGE = """usage: lmjax COMMAND ...
 commands:
   train [NAME|PATH.py] [OVERRIDES]  train an experiment; without a name, list them
   train NAME --help                 its fields, their defaults and the parts to choose from
-  describe NAME|PATH.py [OVERRIDES] its parameters: shape, axes, role, decay; their number
+  train NAME --profile START:STOP   trace these steps, and tell what took their time
+  describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
+  eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
+  list [DIR] [--help]               the runs below a directory (runs), and their table of results
   sample RUN [--help]               text from a trained language model
+  export RUN --out FOLDER [--help]  its weights as a folder that transformers loads
+  data list|describe|prepare ...    data sets: which there are, what they are, how to get them
   doctor                            versions, devices, and whether they fit together
 
 overrides:
@@ -39,7 +45,11 @@ def main(words: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train,
         "describe": describe,
+        "eval": evaluate,
+        "list": list_runs,
         "sample": sample,
+        "export": export,
+        "data": data,
         "doctor": doctor,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -101,11 +111,23 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
     if "-h" in words or "--help" in words:
         _print_help(base, [word for word in words if word not in ("-h", "--help")], name)
         return
-    workdir, words = _take(words, "--workdir")
+    workdir, words = _take(words, "--workdir", "a directory")
+    profile, words = _take(words, "--profile", "START:STOP")
     experiment = overrides.apply(base, words, parse_value)
     from lmjax.train import run
 
-    run(experiment, workdir, base=base, launched_as=name or None)
+    _keep_compiled()
+    run(experiment, workdir, base=base, launched_as=name or None, profile=profile)
+
+
+def _keep_compiled() -> None:
+    """Keep what is compiled for the next process; a run that cannot goes on without."""
+    from lmjax.compilation import use_cache
+
+    try:
+        use_cache()
+    except InputError as error:
+        print(f"lmjax: compiled programs are not kept: {error}", file=sys.stderr)
 
 
 def parse_value(kind: Any, words: Sequence[str]) -> Any:
@@ -137,7 +159,9 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
 
     from lmjax import overrides, parts
 
-    swaps, _ = overrides.split(_take(words, "--workdir")[1])
+    for flag in ("--workdir", "--profile"):
+        _, words = _take(words, flag, "a value")
+    swaps, _ = overrides.split(words, base)
     part = overrides.apply(base, swaps, parse_value)
     with contextlib.suppress(SystemExit):
         tyro.cli(
@@ -150,13 +174,14 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
         )
     print("parts:")
     for path, kind in parts.sockets(part).items():
-        choices = parts.alternatives(kind)
+        choices = parts.choices(kind)
         if len(choices) > 1:
             print(f"  {path.replace('_', '-')}:{{{','.join(sorted(choices))}}}")
     print("run directory: --workdir DIR (default: runs/NAME/seedS-DIGEST)")
+    print("trace of some steps: --profile START:STOP")
 
 
-def _take(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+def _take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None, list[str]]:
     """The value of a flag that is ours and not the experiment's, and the other words."""
     rest, value = [], None
     pending = iter(words)
@@ -164,7 +189,7 @@ def _take(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
         if word == flag or word.startswith(f"{flag}="):
             value = word.partition("=")[2] or next(pending, "")
             if not value:
-                raise InputError(f"{flag} needs a directory")
+                raise InputError(f"{flag} needs {value_name}")
         else:
             rest.append(word)
     return value, rest
@@ -172,35 +197,116 @@ def _take(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
 
 def describe(words: Sequence[str]) -> None:
     """`lmjax describe`."""
-    from lmjax import catalog, overrides, summary, train
+    from lmjax import catalog, describe, overrides
 
     if not words:
         raise InputError("describe needs the name of an experiment")
-    experiment = overrides.apply(catalog.find(words[0]), words[1:], parse_value)
-    _, batch = train.prepare(experiment)
-    print(summary.describe(experiment, batch))
+    path, rest = _take(words[1:], "--json", "a path")
+    experiment = overrides.apply(catalog.find(words[0]), rest, parse_value)
+    told = describe.describe(experiment)
+    _write_json(path, describe.to_json(told))
+    print(describe.to_text(told))
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """`lmjax eval`."""
+    parser = Parser(prog="lmjax eval", description="A checkpoint on held-out data.")
+    parser.add_argument("run", help="the run directory; then --data.FIELD VALUE for other data")
+    parser.add_argument("--step", type=int, default=None, help="of the checkpoint; the newest")
+    parser.add_argument("--json", help="where to write the numbers")
+    given, rest = parser.parse_known_args(words)
+    from lmjax import overrides
+    from lmjax.evaluate import evaluate_run, to_text
+    from lmjax.load import recorded
+    from lmjax.parts import replace, validate
+
+    own = recorded(given.run)
+    changed = overrides.apply(own, rest, parse_value)
+    if replace(changed, "data", own.data) != own:
+        raise InputError("eval: only --data.FIELD may be changed")
+    validate(changed)
+    found = evaluate_run(given.run, given.step, changed.data if rest else None)
+    _write_json(given.json, found)
+    print(to_text(found))
+
+
+def list_runs(words: Sequence[str]) -> None:
+    """`lmjax list`."""
+    parser = Parser(prog="lmjax list", description="The runs below a directory, newest first.")
+    parser.add_argument("directory", nargs="?", default="runs", help="default: runs")
+    parser.add_argument("--json", help="where to write the list")
+    parser.add_argument("--table", help="a README between whose marks to write the results")
+    given = parser.parse_args(words)
+    from lmjax import results, runs
+
+    listing = runs.list_runs(given.directory)
+    _write_json(given.json, listing.to_json())
+    print(runs.to_text(listing, given.directory))
+    if given.table:
+        rows = results.write_table(given.table, listing.runs)
+        print(f"{given.table}: {rows} rows")
+
+
+def _write_json(path: str | None, value: Any) -> None:
+    """To the path, if one was given."""
+    if path is None:
+        return
+    try:
+        with open(path, "w") as file:
+            file.write(json.dumps(value, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"--json {path}: not writable ({error.strerror})") from None
 
 
 def sample(words: Sequence[str]) -> None:
     """`lmjax sample`."""
-    parser = _Parser(prog="lmjax sample", description="Text from a trained language model.")
+    from lmjax.sample import Sampling, sample
+
+    parser = Parser(prog="lmjax sample", description="Text from a trained language model.")
     parser.add_argument("run", help="the run directory")
-    parser.add_argument("--prompt", default="The ", help="text to go on from")
-    parser.add_argument("--length", type=int, default=400, help="bytes to write")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 = the likeliest byte")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
+    parser.add_argument("--length", type=int, default=400, help="tokens to write after each")
+    defaults = Sampling()
+    parser.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help="0 = the likeliest token"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=defaults.top_k, help="draw from the k likeliest; 0 = all"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=defaults.top_p,
+        help="draw from the likeliest that reach this probability; 1 = all",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--step", type=int, default=None, help="of the checkpoint; the newest")
     given = parser.parse_args(words)
-    from lmjax.sample import sample
+    sampling = Sampling(temperature=given.temperature, top_k=given.top_k, top_p=given.top_p)
+    texts = sample(
+        given.run, given.prompt or ["The "], given.length, sampling, given.seed, given.step
+    )
+    print("\n---\n".join(texts))
 
-    print(sample(given.run, given.prompt, given.length, given.temperature, given.seed, given.step))
+
+def export(words: Sequence[str]) -> None:
+    """`lmjax export`."""
+    parser = Parser(prog="lmjax export", description="A folder for transformers' from_pretrained.")
+    parser.add_argument("run", help="the run directory")
+    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument("--step", type=int, default=None, help="of the checkpoint; the newest")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    given = parser.parse_args(words)
+    from lmjax.pretrained.export import export
+
+    print(export(given.run, given.out, given.step, given.dtype))
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+def data(words: Sequence[str]) -> None:
+    """`lmjax data`."""
+    from lmjax.data import commands
 
-    def error(self, message: str):
-        raise InputError(f"{self.prog.removeprefix('lmjax ')}: {message}")
+    commands.run(words)
 
 
 def doctor(words: Sequence[str]) -> None:

@@ -1,9 +1,12 @@
-"""What a person sees of a run: messages, and a line that follows it."""
+"""What a person sees: messages, a line that follows a run, numbers and tables."""
 
+import re
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 PLAIN_SECONDS = 10.0  # least time between two progress lines where there is no terminal
+TERMINAL_SECONDS = 0.1  # and where there is one
 
 
 class Console:
@@ -12,6 +15,7 @@ class Console:
     def __init__(self, quiet: bool = False):
         self._quiet = quiet
         self._terminal = sys.stdout.isatty()
+        self._pause = TERMINAL_SECONDS if self._terminal else PLAIN_SECONDS
         self._shown = 0.0
         self._open = False  # the progress line stands without its newline
 
@@ -24,54 +28,17 @@ class Console:
             self._open = False
         print(*lines, sep="\n", flush=True)
 
-    def progress(self, line: str, final: bool) -> None:
-        """The state of the run; off a terminal only now and then, and at the end."""
+    def progress(self, line: Callable[[], str], final: bool) -> None:
+        """The state of the run, made and shown only now and then, and at the end."""
         now = time.monotonic()
-        if self._quiet or not (self._terminal or final or now - self._shown > PLAIN_SECONDS):
+        if self._quiet or not (final or now - self._shown > self._pause):
             return
         self._shown = now
         if self._terminal:
-            print(f"\r\x1b[K{line}", end="", flush=True)
+            print(f"\r\x1b[K{line()}", end="", flush=True)
             self._open = True
         else:
-            print(line, flush=True)
-
-
-class Pace:
-    """How fast a run goes. The first steps, which compile, and evaluations are not counted."""
-
-    def __init__(self) -> None:
-        self._first = self._step = 0
-        self._begun: float | None = None
-        self._now = self._apart = self._apart_since = 0.0
-
-    def mark(self, step: int) -> None:
-        """Step `step` has been computed."""
-        self._now = time.monotonic()
-        if self._begun is None:
-            self._begun, self._first = self._now, step
-        else:
-            self._apart += self._apart_since
-        self._apart_since = 0.0
-        self._step = step
-
-    def exclude(self, seconds: float) -> None:
-        """Time since the last mark that was spent on something else than steps."""
-        self._apart_since += seconds
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """Over all counted steps; None before there are any."""
-        if self._begun is None or self._step == self._first:
-            return None
-        return (self._step - self._first) / (self._now - self._begun - self._apart)
-
-    def remaining(self, steps: int) -> float | None:
-        """Seconds to the given step at the pace so far, with what was spent on evaluations."""
-        if self._begun is None or self._step == self._first:
-            return None
-        each = (self._now - self._begun) / (self._step - self._first)
-        return each * (steps - self._step)
+            print(line(), flush=True)
 
 
 def clock(seconds: float | None) -> str:
@@ -90,3 +57,20 @@ def short(number: float | None) -> str:
         if number >= size:
             return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"
+
+
+NUMBER = re.compile(r"[\d.,]+ ?[kMGT]?[B%]?")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns; numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numbers = [all(map(NUMBER.fullmatch, column[1:])) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, numbers, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

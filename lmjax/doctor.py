@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from typing import Any
 
 PACKAGES = (
     "jax",
@@ -16,14 +17,35 @@ PACKAGES = (
 )
 
 
+def machine() -> dict[str, Any]:
+    """What a result was computed with, for its record."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "devices": {
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+            "cores": os.cpu_count(),
+        },
+        "versions": {"python": platform.python_version(), **versions()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Package -> its installed version."""
+    return {name: _version(name) for name in PACKAGES}
+
+
 def examine() -> str:
     """Versions, devices and the pairing of flax with jax, one line each."""
     import jax
 
-    versions = {name: _version(name) for name in PACKAGES}
+    found = versions()
     lines = [f"python   {platform.python_version()}, {os.cpu_count()} cores"]
-    lines += [f"{name:20s} {version}" for name, version in versions.items()]
-    lines.append(pairing(versions))
+    lines += [f"{name:20s} {version}" for name, version in found.items()]
+    lines.append(pairing(found))
     try:
         lines += [f"device   {d.id}: {d.device_kind} ({d.platform})" for d in jax.devices()]
     except RuntimeError as error:

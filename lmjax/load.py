@@ -2,13 +2,15 @@
 
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
 
-from lmjax import catalog, rundir
+from lmjax import catalog, rundir, runfiles
 from lmjax.checkpoint import Checkpoints
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
-from lmjax.parallel import compile_program
+from lmjax.mesh import Parallel, make_mesh
+from lmjax.parallel import abstract_state
 from lmjax.state import TrainState
 
 
@@ -22,24 +24,34 @@ class Loaded(NamedTuple):
 
 
 def load(run: str, step: int | None = None) -> Loaded:
-    """The run in a directory, at `step` or at its newest checkpoint; raises InputError."""
+    """The run in a directory, at `step` or at its newest checkpoint, on the first device.
+
+    Raises InputError where there is none.
+    """
     path = epath.Path(run)
-    held = rundir.read_config(path)
-    catalog.import_parts(str(held["experiment"]))
-    experiment = rundir.recorded_experiment(path, held)
+    experiment, held = recorded(run), rundir.read_config(path)
     checkpoints = open_checkpoints(path)
     chosen = checkpoints.choose(step)
-    program = compile_program(experiment, rundir.recorded_batch(held))
-    state, _ = checkpoints.restore(chosen, program.abstract_state)
+    mesh = make_mesh(Parallel(), jax.devices()[:1])  # whatever it was trained on
+    _, abstract = abstract_state(experiment, rundir.recorded_batch(held), mesh)
+    state, _ = checkpoints.restore(chosen, abstract)
     checkpoints.close()
     params = experiment.optimizer.evaluation_params(state.opt_state, state.params)
     return Loaded(experiment, chosen, state, params)
 
 
+def recorded(run: str) -> Experiment:
+    """The experiment of the run in a directory; raises InputError where there is none."""
+    path = epath.Path(run)
+    held = rundir.read_config(path)
+    catalog.import_parts(str(held["experiment"]))
+    return rundir.recorded_experiment(path, held)
+
+
 def open_checkpoints(path: epath.Path) -> Checkpoints:
     """The checkpoints of a run, for reading; raises InputError where there are none."""
     rundir.read_config(path)
-    directory = path / rundir.CHECKPOINTS
+    directory = path / runfiles.CHECKPOINTS
     if not directory.is_dir():
         raise InputError(f"{path} holds no checkpoint yet")
     return Checkpoints(directory)

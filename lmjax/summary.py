@@ -1,4 +1,4 @@
-"""What a run says of itself: at its start, at its end, and when it is asked to describe itself."""
+"""What a run says of itself, at its start and at its end."""
 
 import shlex
 from typing import Any
@@ -7,11 +7,12 @@ import jax
 from etils import epath
 
 from lmjax.console import Console
-from lmjax.data import Batch, Dataset
+from lmjax.data import Dataset
 from lmjax.experiment import Experiment
+from lmjax.flops import peak
+from lmjax.mesh import sizes
 from lmjax.overrides import to_words
-from lmjax.parallel import Program, abstract_variables
-from lmjax.roles import Leaf, read_roles
+from lmjax.parallel import Program
 from lmjax.state import parameter_count
 
 
@@ -20,12 +21,17 @@ def introduce(
 ) -> None:
     """What is about to be trained, on what, and where it goes."""
     devices = jax.devices()
+    kind, platform = devices[0].device_kind, devices[0].platform
+    unknown_peak = platform != "cpu" and peak(kind) is None
     console.say(
         f"{experiment.name}: {experiment.task.model.label}, "
         f"{parameter_count(program.abstract_state.params):,} parameters, "
         f"{experiment.optimizer.label}, {experiment.steps:,} steps of {experiment.batch_size}",
         f"data: {dataset.name}, {dataset.summary}",
-        f"devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        f"devices: {len(devices)} x {kind} ({platform})"
+        + (", whose peak is not known: no MFU" if unknown_peak else ""),
+        *([f"mesh: {sizes(program.mesh)}"] if len(devices) > 1 else []),
+        *(f"whole on every device: {told}" for told in program.uneven),
         f"run directory: {path}",
     )
 
@@ -53,7 +59,7 @@ def report(
     console: Console,
 ) -> None:
     """The result beside its baselines, and the exact lines that go on from here."""
-    headline = experiment.task.headline
+    (headline,) = result["baselines"]
     beside = "  ".join(f"{k} {v:.3f}" for k, v in result["baselines"][headline].items())
     words = [launched_as, *to_words(base, experiment), "--workdir", str(path)]
     lines = {
@@ -66,27 +72,3 @@ def report(
         "load": f"from lmjax.load import load; run = load({str(path)!r})",
     }
     console.say(*(f"{name:8s}{line}" for name, line in lines.items()))
-
-
-def describe(experiment: Experiment, batch: Batch) -> str:
-    """Every parameter with its shape, axes, role and decay, and the number of parameters."""
-    roles = read_roles(abstract_variables(experiment, batch)["params"])
-    leaves, _ = jax.tree_util.tree_flatten_with_path(roles, is_leaf=lambda x: isinstance(x, Leaf))
-    rows = [("parameter", "shape", "axes", "role", "decays")]
-    for path, leaf in leaves:
-        rows.append(
-            (
-                jax.tree_util.keystr(path, simple=True, separator="/"),
-                " x ".join(map(str, leaf.shape)),
-                " ".join(leaf.axes),
-                leaf.role,
-                "yes" if leaf.decays else "no",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    total = sum(leaf.size for _, leaf in leaves)
-    return "\n".join([*lines, f"{total:,} parameters"])

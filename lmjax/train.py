@@ -11,20 +11,23 @@ import jax
 from etils import epath
 from jaxtyping import Array
 
-from lmjax import rundir
+from lmjax import rundir, runfiles
 from lmjax.checkpoint import Checkpoints
-from lmjax.console import Console, Pace, clock, short
+from lmjax.console import Console, clock
 from lmjax.data import Batch, Dataset
+from lmjax.doctor import machine
 from lmjax.errors import FieldError, InputError, RunError
 from lmjax.evaluate import evaluate
 from lmjax.experiment import Experiment, check_same
-from lmjax.load import open_checkpoints
 from lmjax.metrics import unpack, values
+from lmjax.origin import Origin, find_origin
 from lmjax.parallel import Program, abstract_variables, compile_program, prefetch
 from lmjax.parts import validate
+from lmjax.profile import Trace, read_window
 from lmjax.record import from_record, to_record
 from lmjax.rng import key_for
 from lmjax.signals import Stopped, StopRequest
+from lmjax.speed import Meter, make_meter
 from lmjax.state import TrainState, parameter_count, state_digest
 from lmjax.summary import already_finished, introduce, report
 from lmjax.writers import MetricsLog
@@ -39,9 +42,11 @@ class Run(NamedTuple):
     checkpoints: Checkpoints
     log: MetricsLog
     console: Console
-    pace: Pace
-    units: int  # tokens or examples in one update
+    meter: Meter
+    trace: Trace
     stop: StopRequest
+    start: int  # the step that this process goes on from
+    begun: float  # time.monotonic() at its call
 
 
 def run(
@@ -50,6 +55,7 @@ def run(
     *,
     base: Experiment | None = None,
     launched_as: str | None = None,
+    profile: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train an experiment to its end, resuming what its directory holds; returns result.json.
@@ -59,58 +65,68 @@ def run(
       workdir: the run directory; None = runs/NAME/seedS-DIGEST.
       base: the experiment without overrides, against which the record shows the difference.
       launched_as: what `lmjax train` was given, NAME or PATH.py, for the line that resumes.
+      profile: START:STOP, the steps to trace into the run directory (lmjax/profile.py).
       quiet: print nothing.
 
-    Raises InputError for bad input, before any device is touched; RunError for a run that cannot
-    go on (a loss that is not finite); Stopped after a SIGINT or SIGTERM, when it has saved.
+    Raises InputError for bad input, before anything is compiled or written; RunError for a run that
+    cannot go on (a loss that is not finite); Stopped after a SIGINT or SIGTERM, when it has saved.
     """
+    begun = time.monotonic()
     console = Console(quiet)
     base = base or experiment
     launched_as = launched_as or base.name
     dataset, batch = prepare(experiment)
     path = rundir.choose(experiment, dataset, workdir)
-    weights = None if rundir.has_checkpoint(path) else find_weights(experiment)
-    rundir.claim(path, experiment, base, dataset, batch)
+    trace = open_trace(profile, path, experiment, console)
+    rundir.check(path, experiment, dataset)
     result = rundir.read_result(path)
     if result is not None and result["steps"] >= experiment.steps:
         return already_finished(result, experiment, base, launched_as, path, console)
-    program = compile_program(experiment, batch)
+    origin = None if runfiles.has_checkpoint(path) else find_origin(experiment, batch)
+    program = trace.watch(compile_program(experiment, batch))
+    rundir.claim(path, experiment, base, dataset, batch)
+    meter = make_meter(experiment, program.abstract_state, batch)
     introduce(experiment, dataset, program, path, console)
-    checkpoints = Checkpoints(path / rundir.CHECKPOINTS, experiment.keep)
+    checkpoints = Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep)
     state = restore(experiment, dataset, program, checkpoints, console)
     if state is None:
-        state = fresh_state(program, weights, console)
+        state = fresh_state(program, origin, console)
     start = int(state.step)
-    log = MetricsLog(path, start)
+    log, stop = MetricsLog(path, start), StopRequest()
+    started = Run(
+        experiment, dataset, program, checkpoints, log, console, meter, trace, stop, start, begun
+    )
     try:
-        with StopRequest() as stop:
-            started = Run(
-                experiment,
-                dataset,
-                program,
-                checkpoints,
-                log,
-                console,
-                Pace(),
-                experiment.task.count(batch),
-                stop,
-            )
-            with jax.transfer_guard_host_to_device("disallow"):
-                state = loop(started, state, start)
+        with stop, jax.transfer_guard_host_to_device("disallow"):
+            state = loop(started, state)
         result = finish(started, state, path)
     finally:
+        trace.close()
         log.close()
         checkpoints.close()
     report(result, experiment, base, launched_as, path, console)
     return result
 
 
+def open_trace(
+    profile: str | None, path: epath.Path, experiment: Experiment, console: Console
+) -> Trace:
+    """The trace that was asked for; raises InputError for steps that this run will not make."""
+    newest = runfiles.newest_checkpoint(path) or 0
+    window = None if profile is None else read_window(profile, newest, experiment.steps)
+    return Trace(window, path / runfiles.PROFILE, console.say)
+
+
 def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
     """Everything that can be refused without a device: values, data, model against data."""
     validate(experiment)
-    dataset = experiment.data.load()
+    try:
+        dataset = experiment.data.load()
+    except FieldError as error:  # the files alone know which settings fit them
+        raise error.under("data") from None
     experiment.task.check(dataset)
     batch = dataset.batch(experiment.seed, 0, experiment.batch_size)
+    experiment.task.check_batch(batch)
     try:
         abstract_variables(experiment, batch)
     except FieldError as error:  # the model alone knows which shapes it can take
@@ -118,8 +134,8 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
     return dataset, batch
 
 
-def loop(run: Run, state: TrainState, start: int) -> TrainState:
-    """THE loop, from update `start` to the last. Its order is its meaning:
+def loop(run: Run, state: TrainState) -> TrainState:
+    """THE loop, from update `run.start` to the last. Its order is its meaning:
 
     dispatch a step; look at the metrics of the steps before it, so that the host never waits for
     the one just dispatched; evaluate; save. What is logged up to a step is written before that
@@ -127,7 +143,8 @@ def loop(run: Run, state: TrainState, start: int) -> TrainState:
     """
     e, program = run.experiment, run.program
     pending: list[tuple[int, Array]] = []  # (step, packed metrics still on the devices)
-    for step, (batch, previous) in enumerate(batches(run, start), start + 1):
+    feed = run.trace.timed(batches(run, run.start), run.start)
+    for step, (batch, previous) in enumerate(feed, run.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
         pending.append((step, metrics))
         evaluates = is_due(step, e.evaluate_every, e.steps)
@@ -187,19 +204,15 @@ def write_metrics(run: Run, pending: list[tuple[int, Array]], keep: int) -> None
                     f"checkpoint is of step {run.checkpoints.latest()}"
                 )
         run.log.write("train", step, numbers)
-    run.pace.mark(newest)
-    e = run.experiment
+    pace, last = run.meter.pace, run.experiment.steps
+    pace.mark(newest)
     run.console.progress(
-        f"step {newest:{len(str(e.steps))}d}/{e.steps}  loss {numbers['loss']:.4f}  "
-        f"{short(rate(run))} {e.task.unit}/s  ETA {clock(run.pace.remaining(e.steps))}",
-        final=newest == e.steps,
+        lambda: (
+            f"step {newest:{len(str(last))}d}/{last}  loss {numbers['loss']:.4f}  "
+            f"{run.meter.line()}  ETA {clock(pace.remaining(last))}"
+        ),
+        final=newest == last,
     )
-
-
-def rate(run: Run) -> float | None:
-    """Tokens or examples per second, without compilation and evaluation."""
-    steps_per_second = run.pace.steps_per_second
-    return None if steps_per_second is None else steps_per_second * run.units
 
 
 def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]:
@@ -209,7 +222,7 @@ def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]
     run.log.write("validation", step, numbers)
     told = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
     run.console.say(f"validation at step {step}: {told}")
-    run.pace.exclude(time.monotonic() - begun)
+    run.meter.pace.exclude(time.monotonic() - begun)
     return numbers
 
 
@@ -247,34 +260,14 @@ def restore(
     return state
 
 
-class Weights(NamedTuple):
-    """Where a new run takes its weights from."""
-
-    checkpoints: Checkpoints
-    step: int
-
-
-def find_weights(experiment: Experiment) -> Weights | None:
-    """The checkpoint that `init_from` names; raises InputError where there is none."""
-    if not experiment.init_from:
-        return None
-    name, at, step = experiment.init_from.rpartition("@")
-    if not at:
-        name, step = experiment.init_from, ""
-    elif not step.isdecimal():
-        raise FieldError("init_from", experiment.init_from, "must be RUN or RUN@STEP")
-    checkpoints = open_checkpoints(epath.Path(name))
-    return Weights(checkpoints, checkpoints.choose(int(step) if step else None))
-
-
-def fresh_state(program: Program, weights: Weights | None, console: Console) -> TrainState:
-    """The state of step 0, from the seed, or with the weights of another run."""
+def fresh_state(program: Program, origin: Origin | None, console: Console) -> TrainState:
+    """The state of step 0, from the seed, or with weights from elsewhere."""
     state = program.init(program.knobs)
-    if weights is None:
+    if origin is None:
         return state
-    params, model_state = weights.checkpoints.restore_weights(weights.step, program.abstract_state)
-    console.say(f"weights from {weights.checkpoints.directory.parent} at step {weights.step}")
-    weights.checkpoints.close()
+    state = dataclasses.replace(state, params=None)  # frees them before the others take their place
+    params, model_state = origin.restore(program.abstract_state)
+    console.say(f"weights from {origin}")
     return dataclasses.replace(state, params=params, model_state=model_state)
 
 
@@ -293,12 +286,15 @@ def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
         "steps": step,
         "parameters": parameter_count(state.params),
         "validation": validation,
-        "baselines": {e.task.headline: e.task.baselines(run.dataset)},
-        f"{e.task.unit}_per_second": rate(run),
+        "baselines": {e.task.headline_for(run.dataset): e.task.baselines(run.dataset)},
         "state_digest": state_digest(state),
+        "seconds": time.monotonic() - run.begun,
+        "resumed_from": run.start,
+        **run.meter.record(),
+        **machine(),
     }
     run.checkpoints.wait()
-    rundir.write_json(path / rundir.RESULT, result)
+    runfiles.write_json(path / runfiles.RESULT, result)
     if shown:
         run.console.say("", shown, "")
     return result

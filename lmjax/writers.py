@@ -6,7 +6,7 @@ from typing import Literal
 
 from etils import epath
 
-from lmjax.rundir import EVENTS, METRICS
+from lmjax.runfiles import EVENTS, METRICS
 
 EVENT_SECONDS = 0.25  # least time between two training steps shown to TensorBoard
 Kind = Literal["train", "validation"]

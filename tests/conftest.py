@@ -1,5 +1,7 @@
 """Shared by all tests: strict ranks, and runs small enough for a laptop."""
 
+import os
+
 import jax
 import pytest
 
@@ -16,6 +18,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def shared_compilations(tmp_path_factory):
     """Compile each program once a session: tests run the same small ones again and again."""
     folder = tmp_path_factory.getbasetemp().parent / "compilations"
+    os.environ["XDG_CACHE_HOME"] = str(folder.with_name("cache"))  # of processes that tests start
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
@@ -54,3 +57,72 @@ def tiny_mlp() -> Experiment:
         evaluate_every=0,
         save_every=5,
     )
+
+
+@pytest.fixture(scope="session")
+def write_tfds():
+    """Writes a data set of TFDS by TFDS's own writer, without TensorFlow.
+
+    write_tfds(folder, splits, ...): `splits` maps a name to (inputs, labels); inputs of uint8
+    [n, h, w, c] become PNG images, all others tensors. The set is called mnist.
+    """
+    import io
+
+    import numpy as np
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    def png(x: np.ndarray) -> io.BytesIO:
+        file = io.BytesIO()
+        Image.fromarray(x[:, :, 0] if x.shape[-1] == 1 else x).save(file, "PNG")
+        file.seek(0)
+        return file
+
+    def write(folder, splits, *, classes=10, shape=None, supervised=True):
+        first = next(iter(splits.values()))[0]
+        is_image = first[0].dtype == np.uint8 and first[0].ndim == 3
+        kind = tfds.features.Image if is_image else tfds.features.Tensor
+        dtype = {} if is_image else {"dtype": first[0].dtype}
+        image = kind(shape=shape or first[0].shape, **dtype)
+        label = tfds.features.ClassLabel(num_classes=classes)
+
+        class Set(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            name = "mnist"
+            VERSION = tfds.core.Version("3.0.1")
+            code_path = None
+
+            def _info(self):
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    description="Drawn at random.",
+                    features=tfds.features.FeaturesDict({"image": image, "label": label}),
+                    supervised_keys=("image", "label") if supervised else None,
+                    license="CC0",
+                )
+
+            def _split_generators(self, dl_manager):
+                return {name: self._generate_examples(*part) for name, part in splits.items()}
+
+            def _generate_examples(self, inputs, labels):
+                for number, (x, y) in enumerate(zip(inputs, labels, strict=True)):
+                    yield number, {"image": png(x) if is_image else x, "label": int(y)}
+
+        tfds.disable_progress_bar()
+        Set(data_dir=folder).download_and_prepare(file_format="array_record")
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def mnist(tmp_path_factory, write_tfds):
+    """A directory of TFDS with a set `mnist` of MNIST's form: 60 + 20 images of noise."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+
+    def part(count: int):
+        pixels = random.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+        return pixels, np.arange(count) % 10
+
+    return write_tfds(tmp_path_factory.mktemp("tfds"), {"train": part(60), "test": part(20)})

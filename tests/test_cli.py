@@ -69,7 +69,24 @@ def refused(capsys, *words: str) -> str:
         (["sample", "nowhere"], "nowhere is not a run directory"),
         (["sample", "nowhere", "--length", "0"], "length = 0"),
         (["sample", "nowhere", "--temperature", "-1"], "temperature"),
+        (["sample", "nowhere", "--top-p", "0"], "top_p = 0.0: must be > 0 and <= 1"),
         (["describe"], "needs the name"),
+        (["describe", "chr_gpt"], "nearest: char_gpt"),
+        (["describe", "char_gpt", "--json"], "--json needs a path"),
+        (["describe", "char_gpt", "--json", "no/where.json"], "--json no/where.json: not writable"),
+        (["describe", "char_gpt", "--data.sequence-length", "256"], "task.model.max_length 128"),
+        (["describe", "char_gpt", "--task.model.depth", "0"], "task.model.depth = 0"),
+        (["train", "digits_fcn", "--profile"], "--profile needs START:STOP"),
+        (["train", "digits_fcn", "--profile", "9"], "--profile 9: must be START:STOP"),
+        (["train", "digits_fcn", "--profile", "0:9"], "must be 1 <= START < STOP <= 2000"),
+        (["train", "digits_fcn", "--profile", "9:2001"], "must be 1 <= START < STOP <= 2000"),
+        (["eval"], "run"),
+        (["eval", "nowhere"], "nowhere is not a run directory"),
+        (["eval", "nowhere", "--step", "x"], "--step"),
+        (["list", "nowhere"], "nowhere: no such directory"),
+        (["list", ".", "--jso", "x"], "unrecognized arguments: --jso"),
+        (["list", ".", "--table", "nowhere.md"], "nowhere.md: no such file"),
+        (["list", ".", "--json", "no/where.json"], "--json no/where.json: not writable"),
     ],
 )
 def test_bad_input_is_one_line_and_two(capsys, words, told):
@@ -155,6 +172,10 @@ def test_the_lines_that_a_run_prints_do_what_they_say(capsys):
     written = capsys.readouterr().out
     assert written.startswith("The")
     assert len(written.encode()) >= 9
+    prompts = ["--prompt", "A", "--prompt", "Bcd", "--length", "3", "--top-k", "5"]
+    assert cli.main(["sample", shlex.split(told["sample"])[4], *prompts]) == 0
+    first, second = capsys.readouterr().out.split("\n---\n")
+    assert (first[0], second[:3]) == ("A", "Bcd")
 
     names: dict = {}
     exec(told["load"], names)
@@ -184,6 +205,30 @@ def test_a_config_that_lacks_a_field_is_refused(capsys):
     assert "no field data" in refused(capsys, "sample", "run")
 
 
+def test_a_finished_run_is_listed_evaluated_and_put_into_a_table(capsys):
+    assert cli.main(["train", "digits_fcn", *SMALL, "--workdir", "run"]) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    capsys.readouterr()
+    Path("table.md").write_text("<!-- results: begin -->\n<!-- results: end -->\n")
+    assert cli.main(["list", ".", "--json", "list.json", "--table", "table.md"]) == 0
+    assert "run  finished  4/4   accuracy" in capsys.readouterr().out
+    (listed,) = json.loads(Path("list.json").read_text())["runs"]
+    assert listed["value"] == result["validation"]["accuracy"]
+    assert "| digits_fcn --steps 4 --batch-size 16 | Does the" in Path("table.md").read_text()
+
+    assert cli.main(["eval", "run", "--json", "eval.json"]) == 0
+    assert "beside commonest class" in capsys.readouterr().out
+    assert json.loads(Path("eval.json").read_text())["validation"] == result["validation"]
+    for words, told in (
+        (["--step", "3"], "has no step 3; it has [4]"),
+        (["--steps", "3"], "only --data.FIELD may be changed"),
+        (["--data.held-out", "0"], "data.held_out = 0"),
+        (["--data.heldout", "10"], "nearest: --data.held-out"),
+        (["data:tokens"], "needs labels"),
+    ):
+        assert told in refused(capsys, "eval", "run", *words)
+
+
 def test_a_run_that_writes_no_text_is_not_sampled(capsys):
     assert cli.main(["train", "digits_fcn", *SMALL, "--workdir", "run"]) == 0
     assert "writes no text" in refused(capsys, "sample", "run")
@@ -209,7 +254,8 @@ def test_describe_prints_the_roles_table(capsys):
         == 0
     )
     told = capsys.readouterr().out
-    assert "layers/attention/qkv       2 x 128 x 3 x 4 x 32  layers embed qkv" in told
+    row = next(line for line in told.splitlines() if line.startswith("layers/attention/qkv "))
+    assert "2 x 128 x 4 x 3 x 32  layers embed heads qkv head_dim" in row
     assert f"{256 * 128 + 128 * 128 + 2 * (12 * 128**2 + 13 * 128) + 2 * 128:,} parameters" in told
 
 
@@ -267,6 +313,7 @@ before = dict(os.environ)
 import jax
 config = dict(jax.config.values)
 import lmjax.train, lmjax.load, lmjax.sample, lmjax.cli, lmjax.doctor, lmjax.summary
+import lmjax.describe, lmjax.evaluate, lmjax.flops, lmjax.profile, lmjax.results, lmjax.runs
 import experiments.char_gpt, experiments.digits_fcn, experiments.mlp_backprop
 from jax._src import xla_bridge
 assert not xla_bridge._backends

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import rundir, train
+from lmjax import rundir, runfiles, train
 from lmjax.checkpoint import Checkpoints
 from lmjax.errors import InputError, RunError
 from lmjax.experiment import Experiment
@@ -29,7 +29,7 @@ def run(experiment: Experiment, workdir: str | None = "run", **options):
 
 
 def lines(workdir: str = "run") -> list[dict]:
-    return [json.loads(line) for line in Path(workdir, rundir.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in Path(workdir, runfiles.METRICS).read_text().splitlines()]
 
 
 class Killed(BaseException):
@@ -53,7 +53,7 @@ def run_killed_at(step: int, experiment: Experiment, monkeypatch, workdir: str =
 
 def test_a_run_leaves_its_whole_record(tiny_gpt):
     result = run(tiny_gpt)
-    held = json.loads(Path("run", rundir.RESULT).read_text())
+    held = json.loads(Path("run", runfiles.RESULT).read_text())
     assert held == result
     assert result["steps"] == 20
     assert result["seed"] == 0
@@ -67,7 +67,7 @@ def test_a_run_leaves_its_whole_record(tiny_gpt):
         rel_tol=1e-6,
     )
     assert result["baselines"]["bits_per_byte"].keys() == {"unigram", "bigram", "trigram"}
-    config = json.loads(Path("run", rundir.CONFIG).read_text())
+    config = json.loads(Path("run", runfiles.CONFIG).read_text())
     assert config["config"]["optimizer"]["b1"] == 0.9
     assert config["overrides"] == {}
     assert [(x["kind"], x["step"]) for x in lines() if x["kind"] == "train"] == [
@@ -81,7 +81,7 @@ def test_the_events_can_be_read_by_tensorboard(tiny_mlp):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(tiny_mlp)
-    events = EventAccumulator(str(Path("run", rundir.EVENTS)))
+    events = EventAccumulator(str(Path("run", runfiles.EVENTS)))
     events.Reload()
     told = {(event.step, round(event.value, 4)) for event in events.Scalars("train/loss")}
     assert told
@@ -154,7 +154,7 @@ def test_a_finished_run_says_so_and_computes_nothing(tiny_mlp, capsys, monkeypat
 
 def test_a_run_that_died_before_its_result_finishes(tiny_mlp):
     result = run(tiny_mlp)
-    Path("run", rundir.RESULT).unlink()
+    Path("run", runfiles.RESULT).unlink()
     again = run(tiny_mlp)
     assert again["state_digest"] == result["state_digest"]
     assert [x["step"] for x in lines() if x["kind"] == "validation"] == [12]
@@ -180,7 +180,7 @@ def test_cadence_may_change_and_a_constant_schedule_may_go_on(tiny_mlp):
     resumed = run(longer)
     assert resumed["steps"] == 20
     assert resumed["state_digest"] == run(longer, "at once")["state_digest"]
-    Path("run", rundir.RESULT).unlink()
+    Path("run", runfiles.RESULT).unlink()
     with pytest.raises(InputError, match="already at step 20"):
         run(tiny_mlp)
 
@@ -223,7 +223,7 @@ def test_a_run_starts_from_the_weights_of_another(tiny_mlp):
         for step, w in weights.items()
     }
     assert difference[10] < 1e-7 < difference[12]
-    Path("second", rundir.RESULT).unlink()
+    Path("second", runfiles.RESULT).unlink()
     Path("first").rename("gone")
     assert run(second, "second")["steps"] == 1  # its own checkpoint is all it needs
     Path("gone").rename("first")
@@ -257,7 +257,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tiny_mlp):
     wild = replace(tiny_mlp, "optimizer.learning_rate", 1e30)
     with pytest.raises(RunError, match=r"step [23]: (loss|grad_norm) is (nan|inf)"):
         run(wild)
-    assert not Path("run", rundir.RESULT).exists()
+    assert not Path("run", runfiles.RESULT).exists()
     assert Checkpoints(rundir.epath.Path("run/checkpoints")).latest() is None
 
 

@@ -1,0 +1,51 @@
+"""The files of a run directory, readable without JAX.
+
+config.json     the configuration with defaults expanded, the diff against them, the data
+metrics.jsonl   every metric of every step, once
+events/         the same for TensorBoard
+checkpoints/    by step
+profile/        traces that were asked for
+result.json     written last: a run that has it is finished
+"""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from lmjax.errors import InputError
+
+CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+CHECKPOINTS, EVENTS, PROFILE = "checkpoints", "events", "profile"
+
+
+def newest_checkpoint(path: epath.Path) -> int | None:
+    """The step that a run there would go on from; temporary folders do not count."""
+    folder = path / CHECKPOINTS
+    names = [step.name for step in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+def has_checkpoint(path: epath.Path) -> bool:
+    """Whether a run there would go on from a checkpoint."""
+    return newest_checkpoint(path) is not None
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """A JSON object; raises InputError where there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run directory (no {path.name})") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
+def write_json(path: epath.Path, value: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    draft = path.parent / f".{path.name}.draft"
+    draft.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    draft.replace(path)

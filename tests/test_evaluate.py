@@ -1,0 +1,79 @@
+"""`lmjax eval`: a checkpoint on held-out data, equal to what the run logged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmjax import evaluate, train
+from lmjax.data import Tokens
+from lmjax.errors import InputError
+from lmjax.parts import replace
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def logged(step: int) -> dict:
+    """What the run in `run` logged of its held-out split at a step."""
+    entries = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    (entry,) = [e for e in entries if (e["kind"], e["step"]) == ("validation", step)]
+    return {name: value for name, value in entry.items() if name not in ("kind", "step")}
+
+
+@pytest.mark.bits
+def test_it_equals_what_the_run_logged_to_the_bit(tiny_gpt):
+    experiment = replace(tiny_gpt, "save_every", 10)
+    result = train.run(experiment, "run", quiet=True)
+    newest, first = evaluate.evaluate_run("run"), evaluate.evaluate_run("run", 10)
+    assert newest["step"] == 20
+    assert newest["validation"] == logged(20) == result["validation"]
+    assert newest["baselines"] == result["baselines"]
+    assert first["validation"] == logged(10)
+    assert first["validation"] != logged(20)  # the control: another step, other bits
+
+
+@pytest.mark.bits
+def test_an_averaging_optimizer_is_evaluated_at_its_average(tiny_mlp):
+    averaged = replace(tiny_mlp, "optimizer.ema_decay", 0.9)
+    train.run(averaged, "run", quiet=True)
+    assert evaluate.evaluate_run("run")["validation"] == logged(12)
+    plain = train.run(tiny_mlp, "plain", quiet=True)
+    assert plain["validation"] != logged(12)
+
+
+def test_other_data_is_evaluated_when_it_is_named_and_refused_when_it_has_changed(tiny_gpt):
+    Path("text.txt").write_text("one text " * 200)
+    own = Tokens(source="text:text.txt", sequence_length=16, validation_fraction=0.2)
+    result = train.run(replace(tiny_gpt, "data", own), "run", quiet=True)
+    Path("other.txt").write_text("something else entirely; " * 200)
+    other = replace(own, "source", "text:other.txt")
+    found = evaluate.evaluate_run("run", data=other)
+    assert found["data"] == "text:other.txt"
+    assert found["validation"]["loss"] > result["validation"]["loss"]
+    shorter = evaluate.evaluate_run("run", data=replace(own, "sequence_length", 8))
+    assert shorter["validation"] != result["validation"]
+
+    Path("text.txt").write_text("two text " * 200)
+    with pytest.raises(InputError, match="has changed"):
+        evaluate.evaluate_run("run")
+    assert evaluate.evaluate_run("run", data=own)["step"] == 20
+    with pytest.raises(InputError, match="max_length 16"):
+        evaluate.evaluate_run("run", data=replace(own, "sequence_length", 17))
+
+
+def test_it_reads_well():
+    found = {
+        "run": "runs/a",
+        "step": 20,
+        "data": "python_docs",
+        "validation": {"loss": 1.5, "bits_per_byte": 2.25},
+        "baselines": {"bits_per_byte": {"bigram": 3.5}},
+    }
+    assert evaluate.to_text(found).splitlines() == [
+        "runs/a at step 20, on python_docs:",
+        "bits_per_byte   2.2500   beside bigram 3.5000",
+        "loss            1.5000",
+    ]
