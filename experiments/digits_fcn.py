@@ -1,6 +1,6 @@
 """Does the smallest convolutional net beat logistic regression on 8 x 8 digits?
 
-Command: `uv run lmjax train digits_fcn`. Hardware: 2 CPU cores. Time: 9 s.
+Command: `uv run lmjax train digits_fcn`. Hardware: 2 CPU cores. Time: 6 s.
 Expected: .967 accuracy on the 360 held-out digits, where logistic regression has .967.
 """
 

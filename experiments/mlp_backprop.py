@@ -1,6 +1,6 @@
 """Can a network be trained by backpropagation that is written out by hand?
 
-Command: `uv run lmjax train mlp_backprop`. Hardware: 2 CPU cores. Time: 8 s.
+Command: `uv run lmjax train mlp_backprop`. Hardware: 2 CPU cores. Time: 7 s.
 Expected: .975 accuracy on the 360 held-out digits, where logistic regression has .967.
 
 The backward pass below uses neither jax.grad nor any other automatic derivative; the trainer meets
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lmjax.cli import experiment_main
 from lmjax.data import Batch, Dataset, Examples
 from lmjax.experiment import Experiment
-from lmjax.losses import accuracy
+from lmjax.losses import accuracy, distribution
 from lmjax.metrics import Mean
 from lmjax.models import MLP, Classifier
 from lmjax.optim import SGD, Constant
@@ -111,7 +111,7 @@ class ByHand(Classification):
 
     def outcome(self, variables: Variables, batch: Batch, key: PRNGKeyArray | None) -> Outcome:
         x = batch["inputs"].reshape(batch["inputs"].shape[0], -1)
-        y = jax.nn.one_hot(batch["targets"], self.model.classes)
+        y = distribution(batch["targets"], self.model.classes)
         total, outputs = loss_of(self.layers(variables), x, y, batch["weights"])
         weight = jnp.sum(batch["weights"])
         right = accuracy(outputs, batch["targets"], batch["weights"])

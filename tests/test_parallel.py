@@ -28,7 +28,8 @@ def told(base, words):
     batches = [dataset.batch(0, t, experiment.batch_size) for t in range(10)]
     starts, states, losses = [], [], []
     for devices in (1, 8):
-        program = compile_program(experiment, batches[0], make_mesh(Parallel(), jax.devices()[:devices]))
+        mesh = make_mesh(Parallel(), jax.devices()[:devices])
+        program = compile_program(experiment, batches[0], mesh)
         state = program.init(program.knobs)
         starts.append(state_digest(state))
         for [batch] in map(program.place, batches):

@@ -25,13 +25,15 @@ from etils import epath
 
 from lmjax import train
 from lmjax.checkpoint import Checkpoints
-from lmjax.console import Console, Pace
+from lmjax.console import Console
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import MLP
 from lmjax.optim import SGD, Constant
 from lmjax.parallel import Program, compile_program
+from lmjax.profile import Trace
 from lmjax.signals import StopRequest
+from lmjax.speed import make_meter
 from lmjax.state import TrainState
 from lmjax.tasks import Classification
 from lmjax.writers import MetricsLog
@@ -68,9 +70,9 @@ def bare(program: Program, state: TrainState, batch: Any, steps: int) -> tuple[T
 def looped(run: train.Run, state: TrainState, steps: int) -> tuple[TrainState, float]:
     """(state, seconds) of the training loop over as many steps."""
     start = int(state.step)
-    run = run._replace(experiment=dataclasses.replace(run.experiment, steps=start + steps))
+    longer = dataclasses.replace(run.experiment, steps=start + steps)
     begun = time.perf_counter()
-    state = train.loop(run, state, start)
+    state = train.loop(run._replace(experiment=longer, start=start), state)
     jax.block_until_ready(state)
     return state, time.perf_counter() - begun
 
@@ -92,9 +94,11 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
         Checkpoints(folder / "checkpoints", 1),
         MetricsLog(folder, 0),
         Console(quiet=True),
-        Pace(),
-        BATCH,
+        make_meter(experiment, program.abstract_state, host),
+        Trace(None, folder),
         StopRequest(),
+        start=0,
+        begun=time.monotonic(),
     )
     state, _ = looped(run, state, steps)
     ratios, noise, step_seconds = [], [], []

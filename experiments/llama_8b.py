@@ -1,0 +1,43 @@
+"""What would it take to train Llama 3 8B: how much memory on each chip, how many operations?
+
+Command: `uv run lmjax describe llama_8b`, and with `--parallel.fsdp 64` on each of 64 devices;
+`uv run lmjax train llama_8b` needs tokens and machines that we have not had.
+Hardware: 2 CPU cores, for describing it. Time: 5 s. Expected: 8,030,261,248 parameters.
+"""
+
+from lmjax.cli import experiment_main
+from lmjax.data import Tokens
+from lmjax.experiment import Experiment
+from lmjax.models import Llama
+from lmjax.optim import AdamW, Cosine
+from lmjax.tasks import LanguageModel
+
+
+def config() -> Experiment:
+    """4M tokens a step at the 8B model's peak rate; warm-up and steps are the 405B model's.
+
+    (arXiv 2407.21783, table 3 and section 3.4.1.)
+    """
+    return Experiment(
+        name="llama_8b",
+        task=LanguageModel(model=Llama(**Llama.presets["llama3-8b"])),
+        data=Tokens(
+            source="tokens:data/llama3",
+            sequence_length=8192,
+            vocab_size=128256,
+            end_of_text=128001,
+            width="uint32",
+            validation_windows=512,
+        ),
+        optimizer=AdamW(learning_rate=3e-4, b2=0.95, weight_decay=0.1, clip_norm=1.0),
+        schedule=Cosine(warmup_steps=8000, final=0.01),
+        steps=1_200_000,
+        batch_size=512,
+        compute_dtype="bfloat16",
+        evaluate_every=5000,
+        save_every=5000,
+    )
+
+
+if __name__ == "__main__":
+    experiment_main(config)
