@@ -7,7 +7,7 @@ from lmjax.data import Data
 from lmjax.errors import FieldError, InputError, check_choice, check_integer
 from lmjax.mesh import Parallel
 from lmjax.optim import Cosine, Optimizer, Schedule
-from lmjax.parts import Part
+from lmjax.parts import Part, is_free
 from lmjax.record import difference, digest, to_record
 from lmjax.rng import SEED_LIMIT
 from lmjax.tasks import Task
@@ -56,10 +56,7 @@ class Experiment(Part):
 
     @property
     def free_fields(self) -> frozenset[str]:
-        """Fields that a run may change when it goes on: they do not decide its numbers.
-
-        (`parallel` decides the order of sums, and so their last bits, but not what is summed.)
-        """
+        """`parallel` decides the order of sums, and so their last bits, but not what is summed."""
         cadence = {"log_every", "evaluate_every", "save_every", "keep", "parallel"}
         return frozenset(cadence if self.schedule.depends_on_steps else cadence | {"steps"})
 
@@ -74,14 +71,13 @@ def check_name(name: str) -> None:
 def fixed_difference(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     """Path -> (old, new) of the fields that differ and may not."""
     changed = difference(old, new)
-    free = new.free_fields
-    return {path: pair for path, pair in changed.items() if path.partition(".")[0] not in free}
+    return {path: pair for path, pair in changed.items() if not is_free(new, path)}
 
 
 def run_digest(experiment: Experiment, data_digest: str) -> str:
     """Eight hex digits over all that decides the result, but the seed, which names itself."""
-    record = to_record(experiment)
-    decides = {k: v for k, v in record.items() if k not in experiment.free_fields | {"seed"}}
+    decides = to_record(experiment, free=False)
+    del decides["seed"]
     return digest({"config": decides, "data": data_digest})[:8]
 
 

@@ -73,18 +73,15 @@ def abstract_variables(experiment: Experiment, batch: Batch) -> Variables:
 
 def abstract_state(experiment: Experiment, batch: Batch, mesh: AnyMesh) -> tuple[Roles, TrainState]:
     """(roles, shapes, dtypes and shardings of the state); nothing is computed."""
-    roles = read_roles(abstract_variables(experiment, batch)["params"])
-    shapes = jax.eval_shape(make_init(experiment, roles, batch), abstract_knobs())
+    boxed = abstract_variables(experiment, batch)
+    roles = read_roles(boxed["params"])
+    first = functools.partial(first_state, experiment, roles)
+    shapes = jax.eval_shape(first, meta.unbox(boxed), jax.ShapeDtypeStruct((), jnp.float32))
     return roles, jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
         state_shardings(mesh, roles, shapes),
     )
-
-
-def abstract_knobs() -> Knobs:
-    """Shapes of the knobs."""
-    return Knobs(jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32))
 
 
 def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = None) -> Program:
@@ -202,11 +199,19 @@ def make_init(experiment: Experiment, roles: Roles, batch: Batch) -> Callable[[K
     def init(knobs: Knobs) -> TrainState:
         example = {name: jnp.zeros(*shape) for name, shape in shapes.items()}
         variables = meta.unbox(experiment.task.init(key_for(knobs.seed, "init"), example))
-        params = variables.pop("params")
-        optimizer = build_optimizer(experiment, roles, knobs.learning_rate)
-        return TrainState(jnp.zeros([], jnp.int32), params, variables, optimizer.init(params))
+        return first_state(experiment, roles, variables, knobs.learning_rate)
 
     return init
+
+
+def first_state(
+    experiment: Experiment, roles: Roles, variables: Variables, learning_rate: Any
+) -> TrainState:
+    """The state before the first step, of variables without boxes."""
+    params = variables["params"]
+    model_state = {name: value for name, value in variables.items() if name != "params"}
+    opt_state = build_optimizer(experiment, roles, learning_rate).init(params)
+    return TrainState(jnp.zeros([], jnp.int32), params, model_state, opt_state)
 
 
 def prefetch(chunks: Iterable[Batch], place: Callable[[Batch], list[Batch]]) -> Iterator[Batch]:

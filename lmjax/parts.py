@@ -26,6 +26,11 @@ class Part:
     def validate(self) -> None:
         """Raise FieldError for a value that can never work."""
 
+    @property
+    def free_fields(self) -> frozenset[str]:
+        """Fields that a run may change when it goes on: they do not decide its numbers."""
+        return frozenset()
+
     def children(self) -> Iterator[tuple[str, Any]]:
         """(name, value) of each field, in order of declaration."""
         for field in dataclasses.fields(self):
@@ -66,6 +71,15 @@ def field_types(part: Part | type[Part]) -> dict[str, Any]:
     cls = part if isinstance(part, type) else type(part)
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def is_free(part: Part, path: str) -> bool:
+    """Whether the field at a dotted path, or a part around it, decides none of a run's numbers."""
+    name, _, rest = path.partition(".")
+    if name in part.free_fields:
+        return True
+    child = getattr(part, name) if name in field_types(part) else None
+    return bool(rest) and isinstance(child, Part) and is_free(child, rest)
 
 
 def leaves(part: Part, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -16,11 +16,12 @@ P = TypeVar("P", bound=Part)
 PART = "part"  # the key that holds a part's label
 
 
-def to_record(part: Part) -> dict[str, Any]:
-    """The whole tree as plain JSON values."""
+def to_record(part: Part, free: bool = True) -> dict[str, Any]:
+    """The whole tree as plain JSON values; `free` = False leaves out what decides no number."""
     record: dict[str, Any] = {PART: part.label}
     for name, value in part.children():
-        record[name] = to_record(value) if isinstance(value, Part) else value
+        if free or name not in part.free_fields:
+            record[name] = to_record(value, free) if isinstance(value, Part) else value
     return record
 
 

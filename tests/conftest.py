@@ -1,6 +1,11 @@
 """Shared by all tests: strict ranks, and runs small enough for a laptop."""
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -12,6 +17,34 @@ from lmjax.optim import SGD, AdamW, Constant
 from lmjax.tasks import Classification, LanguageModel
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def eight_devices():
+    """The function (program, words) -> (the JSON that it prints last, its stderr).
+
+    The program runs in a process that sees eight devices.
+    """
+
+    def run(code: str, *words: str) -> tuple[Any, str]:
+        process = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            },
+        )
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout.splitlines()[-1]), process.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,10 +1,6 @@
 """Augmentation against scipy, numpy and the papers' formulas, and its place in the step."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -310,17 +306,8 @@ print(json.dumps({"devices": len(out["inputs"].addressable_shards), "largest": l
 """
 
 
-def test_eight_devices_augment_as_one():
-    process = subprocess.run(
-        [sys.executable, "-c", DEVICES],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-    )
-    assert process.returncode == 0, process.stderr
-    told = json.loads(process.stdout.splitlines()[-1])
+def test_eight_devices_augment_as_one(eight_devices):
+    told, _ = eight_devices(DEVICES)
     assert told["devices"] == 8
     assert told["largest"] < 1e-6
     assert told["moved"] > 0.1

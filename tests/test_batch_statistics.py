@@ -1,10 +1,6 @@
 """Statistics of BatchNorm through a run: moved, used, saved, resumed, and over all devices."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,17 +183,8 @@ print(json.dumps({"devices": len({s.device for s in batch["inputs"].addressable_
 """
 
 
-def test_statistics_are_over_the_whole_batch_on_one_device_and_on_eight():
-    process = subprocess.run(
-        [sys.executable, "-c", DEVICES],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-    )
-    assert process.returncode == 0, process.stderr
-    told = json.loads(process.stdout.splitlines()[-1])
+def test_statistics_are_over_the_whole_batch_on_one_device_and_on_eight(eight_devices):
+    told, _ = eight_devices(DEVICES)
     assert told["devices"] == 8
     assert abs(told["losses"][0] - told["losses"][1]) < 2e-5
     assert told["largest"] < 2e-5

@@ -1,9 +1,6 @@
 """Every model by configuration shards on eight simulated devices and trains two steps."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -63,22 +60,10 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told() -> dict:
-    process = subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps(ROWS)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-    )
-    assert process.returncode == 0, process.stderr
-    assert "Involuntary full rematerialization" not in process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+def told(eight_devices) -> dict:
+    told, stderr = eight_devices(CODE, json.dumps(ROWS))
+    assert "Involuntary full rematerialization" not in stderr
+    return told
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -55,9 +55,9 @@ def test_an_embedded_set_is_prepared_listed_and_described(tmp_path, capsys):
 
 def test_texts_are_described(tmp_path, capsys):
     plain = told(capsys, "describe", "python_docs")
-    assert f"text        {len(embedded.python_docs()):,} bytes" in plain
+    assert f"text        {len(b''.join(embedded.python_docs().values())):,} bytes" in plain
     described = told(capsys, "describe", "tfds:python_docs", "--data-dir", str(tmp_path))
-    assert f"splits      train {len(embedded.python_docs_topics())}" in described
+    assert f"splits      train {len(embedded.python_docs())}" in described
     assert "reads as it was written" in described
 
 

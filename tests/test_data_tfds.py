@@ -109,9 +109,9 @@ def test_standardised_features_have_scikit_learns_moments():
 
 def test_the_embedded_texts_come_back_document_by_document(own):
     for name in ("python_docs", "python_stdlib"):
-        documents = prepared.read_text_documents(f"tfds:{name}", own)
+        documents = list(prepared.text_documents(f"tfds:{name}", own))
         assert len(documents) > 50
-        assert b"".join(documents) == getattr(embedded, name)()
+        assert documents == list(getattr(embedded, name)().values())
 
 
 def test_texts_that_are_not_there_are_refused(own):
@@ -122,20 +122,20 @@ def test_texts_that_are_not_there_are_refused(own):
         (["tfds:python_docs/cpython-0.0.1"], "is not prepared in"),
     ):
         with pytest.raises(InputError, match=told):
-            prepared.read_text_documents(words[0], own, *words[2:])
-    names = prepared.read_text_documents("tfds:python_docs", own, feature="name")
-    assert names == [name.encode() for name in embedded.python_docs_topics()]
+            list(prepared.text_documents(words[0], own, *words[2:]))
+    names = list(prepared.text_documents("tfds:python_docs", own, feature="name"))
+    assert names == [name.encode() for name in embedded.python_docs()]
 
 
 def test_two_processes_may_write_the_same_set_at_once(tmp_path):
     code = (
         "import sys; from lmjax.data import prepared;"
-        "print(len(prepared.read_text_documents('tfds:python_docs', sys.argv[1])))"
+        "print(len(list(prepared.text_documents('tfds:python_docs', sys.argv[1]))))"
     )
     words = [sys.executable, "-c", code, str(tmp_path)]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = [process.communicate(timeout=120)[0].strip() for process in both]
-    assert told == [str(len(embedded.python_docs_topics()))] * 2
+    assert told == [str(len(embedded.python_docs()))] * 2
     left = [path.name for path in (tmp_path / "python_docs" / embedded.INTERPRETER).iterdir()]
     assert left == ["1.0.0"]
 

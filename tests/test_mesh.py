@@ -1,9 +1,5 @@
 """What lies where on a mesh; checkpoints made on one mesh and restored on others."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -133,21 +129,9 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> dict:
-    process = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path_factory.mktemp("runs"))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+def told(eight_devices, tmp_path_factory) -> dict:
+    told, _ = eight_devices(CODE, str(tmp_path_factory.mktemp("runs")))
+    return told
 
 
 def test_a_checkpoint_of_one_mesh_restores_on_any_other_to_the_bit(told):

@@ -15,7 +15,7 @@ from lmjax.cli import parse_value
 from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment, run_digest
 from lmjax.optim import Lion, Muon, Optimizer, Schedule
-from lmjax.parts import Part, alternatives, leaves, replace, validate
+from lmjax.parts import Part, alternatives, is_free, leaves, replace, validate
 from lmjax.record import difference, from_record, to_record
 
 pytestmark = pytest.mark.smoke
@@ -188,13 +188,19 @@ def another(kind: Any, value: Any) -> Any:
 
 def test_the_digest_covers_what_decides_a_run_and_nothing_else():
     digests = {run_digest(BASE, "data")}
-    free = BASE.free_fields | {"seed"}
-    decides = [path for path in leaves(BASE) if path.partition(".")[0] not in free]
+    decides = [path for path in leaves(BASE) if path != "seed" and not is_free(BASE, path)]
     for path in decides:
         digests.add(run_digest(replace(BASE, path, another(*leaves(BASE)[path])), "data"))
     assert len(digests) == len(decides) + 1
     assert run_digest(BASE, "other data") not in digests
-    for words in ("--seed 5", "--log-every 3", "--save-every 1", "--keep 9", "--parallel.fsdp 2"):
+    for words in (
+        "--seed 5",
+        "--log-every 3",
+        "--save-every 1",
+        "--keep 9",
+        "--parallel.fsdp 2",
+        "--data.data-dir x",
+    ):
         assert run_digest(change(words), "data") == run_digest(BASE, "data")
 
 

@@ -1,9 +1,5 @@
 """One device and eight: the same parameters at the start, the same run within rounding."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -56,17 +52,9 @@ print(json.dumps(result))
 
 
 @pytest.fixture(scope="module")
-def told() -> dict:
-    process = subprocess.run(
-        [sys.executable, "-c", CODE],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+def told(eight_devices) -> dict:
+    told, _ = eight_devices(CODE)
+    return told
 
 
 @pytest.mark.parametrize("name", ["gpt", "accumulated", "fcn"])

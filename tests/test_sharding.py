@@ -1,9 +1,6 @@
 """Every way to share eight devices gives one device's numbers, by the collectives one expects."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -87,23 +84,12 @@ print(json.dumps(result))
 """
 
 
-def run(words: str, ways, steps: int = STEPS, control: str = "") -> tuple[list[dict], str]:
+def run(
+    eight_devices, words: str, ways, steps: int = STEPS, control: str = ""
+) -> tuple[list[dict], str]:
     """(what CODE says of each way, what XLA says) in a process that sees eight devices."""
     ways = [dict(zip(AXES, way, strict=True)) for way in ways]
-    process = subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps([words.split(), ways, steps, control])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1]), process.stderr
+    return eight_devices(CODE, json.dumps([words.split(), ways, steps, control]))
 
 
 SMALL = (
@@ -115,8 +101,8 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def told() -> tuple[dict, str]:
-    results, warnings = run(SMALL, WAYS)
+def told(eight_devices) -> tuple[dict, str]:
+    results, warnings = run(eight_devices, SMALL, WAYS)
     return dict(zip(WAYS, results, strict=True)), warnings
 
 
@@ -173,15 +159,15 @@ def test_nothing_is_laid_out_anew_against_our_will(told):
     assert "Involuntary full rematerialization" not in told[1]
 
 
-def test_the_warning_would_show():
+def test_the_warning_would_show(eight_devices):
     """Negative control: the table of embeddings is looked up without saying how it lies."""
-    _, warnings = run(SMALL, [(1, 2, 2, 2)], steps=1, control="lookup")
+    _, warnings = run(eight_devices, SMALL, [(1, 2, 2, 2)], steps=1, control="lookup")
     assert "Involuntary full rematerialization" in warnings
 
 
-def test_the_tolerance_would_see_another_seed():
+def test_the_tolerance_would_see_another_seed(eight_devices):
     """Negative control."""
-    [result], _ = run(SMALL, [(8, 1, 1, 1)], steps=1, control="seed")
+    [result], _ = run(eight_devices, SMALL, [(8, 1, 1, 1)], steps=1, control="seed")
     assert result["loss"] > LOSS
     assert result["gradient"] > GRADIENT
     assert result["state"] > STATE

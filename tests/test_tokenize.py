@@ -42,7 +42,7 @@ def test_shards_hold_the_packages_ids_of_every_document(written):
     library = Tokenizer.from_file(str(written / "tokenizer.json"))
     ids, starts = ids_of(written, "train"), np.fromfile(written / "train-documents.bin", np.int64)
     documents = np.split(ids, starts[1:])
-    topics = list(embedded.python_docs_topics().values())
+    topics = list(embedded.python_docs().values())
     index = json.loads((written / "index.json").read_text())
     assert len(starts) == index["splits"]["train"]["documents"]["count"] > 50
     for document, text in zip(documents[:-1], topics, strict=False):
@@ -65,7 +65,9 @@ def test_the_index_tells_the_truth(written):
     assert set(hashes) == {"index.json"}
     shards = index["splits"]["train"]["shards"]
     assert [shard["count"] for shard in shards[:-1]] == [5000] * (len(shards) - 1)
-    assert sum(s["text_bytes"] for s in index["splits"].values()) == len(embedded.python_docs())
+    assert sum(s["text_bytes"] for s in index["splits"].values()) == len(
+        b"".join(embedded.python_docs().values())
+    )
 
 
 def test_twice_the_same_bytes(written, tmp_path):
@@ -80,7 +82,7 @@ def test_large_vocabularies_are_written_in_32_bits(tmp_path, monkeypatch):
     tokenize("python_docs", str(tmp_path / "out"), "bytes", 0.1, quiet=True)
     assert token_index.read_index(epath.Path(tmp_path / "out")).dtype == "uint32"
     ids = np.fromfile(tmp_path / "out" / "train-00000.bin", np.uint32)
-    assert ids.astype(np.uint8).tobytes() in embedded.python_docs()
+    assert ids.astype(np.uint8).tobytes() in b"".join(embedded.python_docs().values())
 
 
 def test_the_command_line(tmp_path, capsys):
@@ -138,7 +140,7 @@ def test_only_one_process_writes(tmp_path):
 def test_killed_and_started_again(tmp_path, written):
     """What a killed process leaves is no data set, and the next one begins anew."""
     text = tmp_path / "large.txt"
-    text.write_bytes(embedded.python_docs() * 3)
+    text.write_bytes(b"".join(embedded.python_docs().values()) * 3)
     out, words = tmp_path / "out", [f"text:{text}", str(written / "tokenizer.json")]
     code = (
         "import sys; from lmjax.data.tokenize import tokenize; "

@@ -14,7 +14,7 @@ from lmjax.data.bpe import BPECodec, in_pieces, learn
 from lmjax.data.tokenizer import ByteCodec
 from lmjax.errors import FieldError, InputError
 
-SAMPLE = [text for _, text in zip(range(12), embedded.python_docs_topics().values(), strict=False)]
+SAMPLE = [text for _, text in zip(range(12), embedded.python_docs().values(), strict=False)]
 LLAMA_3 = (  # the pattern of its tokenizer.json: case, digits by three, punctuation with newlines
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -67,7 +67,7 @@ class PythonDocs(Text):
     name = "python_docs"
 
     def documents(self) -> dict[str, bytes]:
-        return embedded.python_docs_topics()
+        return embedded.python_docs()
 
 
 class PythonStdlib(Text):
@@ -76,7 +76,7 @@ class PythonStdlib(Text):
     name = "python_stdlib"
 
     def documents(self) -> dict[str, bytes]:
-        return embedded.python_stdlib_files()
+        return embedded.python_stdlib()
 
 
 class LabelledSet(Embedded, skip_registration=True):

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lmjax.console import aligned
 from lmjax.data import embedded, prepared, token_files, token_index
 from lmjax.data.examples import EMBEDDED as LABELLED
 from lmjax.data.examples import Examples
 from lmjax.data.tables import feed_file
+from lmjax.data.texts import EMBEDDED as TEXTS
 from lmjax.data.texts import find_texts
 from lmjax.data.tokens import Tokens
 from lmjax.errors import FieldError, InputError, unknown
 
 Told = dict[str, str]  # heading -> what is said under it
-TEXTS = {"python_docs": embedded.python_docs, "python_stdlib": embedded.python_stdlib}
 
 
 def table(data_dir: str) -> str:
@@ -27,12 +28,7 @@ def table(data_dir: str) -> str:
         rows.append((name, facts.size, facts.licence, "embedded"))
     for name, path in prepared.prepared(data_dir).items():
         rows.append((name, *_row(name, path)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, f"data sets of TFDS are kept in {prepared.folder(data_dir)}"])
+    return f"{aligned(rows)}\ndata sets of TFDS are kept in {prepared.folder(data_dir)}"
 
 
 def _row(name: str, path: epath.Path) -> tuple[str, str, str]:
@@ -82,7 +78,7 @@ def describe_embedded(source: str) -> Told:
     }
     if source in LABELLED:
         return told | _as_examples(Examples(source=source, held_out=facts.held_out))
-    text = TEXTS[source]()
+    text = b"".join(find_texts(source).train())
     return told | {"text": f"{len(text):,} bytes", "digest": hashlib.sha256(text).hexdigest()}
 
 

@@ -36,6 +36,10 @@ class Examples(Data):
     standardize: bool = False  # each feature or channel to mean 0, deviation 1 over training
     memory_gb: float = 2.0  # GiB of inputs that are held in memory; larger sets are read by index
 
+    @property
+    def free_fields(self) -> frozenset[str]:
+        return frozenset({"data_dir", "memory_gb"})
+
     def validate(self) -> None:
         check_integer("held_out", self.held_out, least=1)
         check_integer("image_size", self.image_size, least=0)

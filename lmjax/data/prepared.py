@@ -236,13 +236,6 @@ def text_documents(
             yield record[feature]
 
 
-def read_text_documents(
-    source: str, data_dir: str = "", split: str = "train", feature: str = ""
-) -> list[bytes]:
-    """All of `text_documents`, in memory."""
-    return list(text_documents(source, data_dir, split, feature))
-
-
 def _text_feature(source: str, builder: Any, feature: str) -> str:
     import tensorflow_datasets as tfds
 

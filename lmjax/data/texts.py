@@ -11,8 +11,8 @@ from lmjax.data.tokenizer import Documents
 from lmjax.errors import FieldError, InputError, unknown
 
 EMBEDDED = {
-    "python_docs": embedded.python_docs_topics,
-    "python_stdlib": embedded.python_stdlib_files,
+    "python_docs": embedded.python_docs,
+    "python_stdlib": embedded.python_stdlib,
 }
 FILES = "text:"  # the prefix of a source that names files
 SOURCES = (*EMBEDDED, f"{FILES}PATH", "tfds:NAME")

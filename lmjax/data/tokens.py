@@ -55,6 +55,10 @@ class Tokens(Data):
     end_of_text: int = 50256  # the id after each document, in such a one
     width: Width = "uint16"  # of an id, in such a one
 
+    @property
+    def free_fields(self) -> frozenset[str]:
+        return frozenset({"data_dir"})
+
     def validate(self) -> None:
         check_integer("sequence_length", self.sequence_length, least=1)
         check_number("validation_fraction", self.validation_fraction, above=0, below=1)

@@ -5,6 +5,7 @@ values, K head_dim, S the axis of q, k and v. GPT-2 keeps linear maps as [input,
 Llama and Qwen3 as [output, input].
 """
 
+import dataclasses
 from typing import Any
 
 from lmjax.errors import InputError
@@ -173,18 +174,16 @@ LLAMA = Layout(
     head="lm_head.weight",
 )
 
-QWEN3 = Layout(
+QWEN3 = dataclasses.replace(
+    LLAMA,
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    prefix="model.",
-    buffers=(".rotary_emb.inv_freq",),
     needs=_qwen3_needs,
     settings=(
         *_LLAMA_SETTINGS,
         Setting("head_dim", lambda m: m.head_size, lambda m: 128),
         Setting("use_sliding_window", lambda m: False, lambda m: False),
     ),
-    unchecked=_llama_unchecked,
     tensors=(
         *_LLAMA_TENSORS,
         Tensor(
@@ -194,8 +193,6 @@ QWEN3 = Layout(
             "layers/attention/k_norm/scale", "K", "model.layers.{}.self_attn.k_norm.weight", "K"
         ),
     ),
-    embedding="model.embed_tokens.weight",
-    head="lm_head.weight",
 )
 
 LAYOUTS = (GPT2, LLAMA, QWEN3)

@@ -38,8 +38,10 @@ class Classification(Task):
             dataset.classes,
             "the number of classes in the data",
         )
+
+    def check_batch(self, batch: Batch) -> None:
         try:
-            self.augmentation.check(dataset.rows(0, 0, 1)["inputs"].shape[1:])
+            self.augmentation.check(batch["inputs"].shape[1:])
         except FieldError as error:
             raise error.under("task.augmentation") from None
 
