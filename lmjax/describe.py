@@ -17,6 +17,7 @@ from lmjax.data import Batch
 from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment
 from lmjax.mesh import AnyMesh, parameter_spec, shapes_only_mesh
+from lmjax.models.base import OnPaper, placing
 from lmjax.parallel import abstract_state, check_divides
 from lmjax.parts import validate
 from lmjax.rng import key_for
@@ -46,6 +47,7 @@ class Description(NamedTuple):
     unseen: frozenset[str]  # what the counted operations leave out
 
 
+@placing(OnPaper())
 def describe(experiment: Experiment) -> Description:
     """Everything about an experiment; raises InputError where no run of it could begin."""
     validate(experiment)

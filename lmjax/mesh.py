@@ -10,6 +10,7 @@ Which axis of the mesh an axis of an array may lie along stands in lmjax/roles.p
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -79,12 +80,32 @@ class OnMesh(NamedTuple):
     """Where a model's activations lie: lmjax.models.base.Placement of a mesh."""
 
     mesh: Mesh
+    notes: dict[str, str]  # topic -> what was decided while a program was traced
+
+    @property
+    def device(self) -> Any:
+        return self.mesh.devices.flat[0]
 
     def place(self, x: Array, axes: tuple[str, ...]) -> Array:
         return jax.lax.with_sharding_constraint(x, laid_out(self.mesh, axes))
 
-    def cuts(self, axis: str) -> bool:
-        return any(self.mesh.shape[along] > 1 for along in ACTIVATIONS[axis])
+    def shares(self, axis: str) -> int:
+        return math.prod(self.mesh.shape[along] for along in ACTIVATIONS[axis])
+
+    def per_device(self, function: Any, ins: Sequence[tuple[str, ...]], out: Any) -> Any:
+        specs = jax.tree.map(
+            lambda axes: laid_out(self.mesh, axes).spec, (ins, out), is_leaf=_are_axes
+        )
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False
+        )
+
+    def note(self, topic: str, told: str) -> None:
+        self.notes[topic] = told
+
+
+def _are_axes(x: Any) -> bool:
+    return isinstance(x, tuple) and all(isinstance(name, str) for name in x)
 
 
 def parameter_spec(leaf: Leaf, mesh: AnyMesh) -> PartitionSpec:

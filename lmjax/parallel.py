@@ -41,6 +41,7 @@ class Program(NamedTuple):
     place: Callable[[Batch], list[Batch]]  # rows of a whole number of batches, to the devices
     abstract_state: TrainState  # shapes, dtypes and shardings
     mesh: Mesh
+    notes: dict[str, str]  # what was decided for these devices: topic -> what and why
     uneven: list[str]  # axes of parameters that stay whole, because the mesh does not divide them
 
 
@@ -100,7 +101,12 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         np.asarray(experiment.optimizer.learning_rate, np.float32),
     )
     previous = batch if experiment.optimizer.needs_previous_batch else None
-    names = tuple(sorted(jax.eval_shape(step, abstract, batch, previous, knobs)[1]))
+    placement = OnMesh(mesh, {})
+    try:
+        told = jax.eval_shape(on_mesh(step, placement), abstract, batch, previous, knobs)[1]
+    except FieldError as error:  # what a device cannot run is known when it is traced
+        raise error.under("task.model") from None
+    names = tuple(sorted(told))
 
     def packed_step(
         state: TrainState, batch: Batch, previous: Batch | None, knobs: Knobs
@@ -113,7 +119,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         train_step=one_at_a_time(
             mesh,
             jax.jit(
-                on_mesh(packed_step, mesh),
+                on_mesh(packed_step, placement),
                 in_shardings=(state, rows, rows, whole(mesh)),
                 out_shardings=(state, whole(mesh)),
                 donate_argnums=0,
@@ -122,7 +128,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         eval_step=one_at_a_time(
             mesh,
             jax.jit(
-                on_mesh(make_eval_step(experiment), mesh),
+                on_mesh(make_eval_step(experiment), OnMesh(mesh, {})),
                 in_shardings=(state, rows),
                 out_shardings=whole(mesh),
             ),
@@ -133,16 +139,17 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         place=make_place(rows, experiment.batch_size),
         abstract_state=abstract,
         mesh=mesh,
+        notes=dict(placement.notes),
         uneven=uneven(roles, mesh),
     )
 
 
-def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def on_mesh(function: Callable[..., Any], placement: OnMesh) -> Callable[..., Any]:
     """The function, whose models lay their activations out over the mesh while it is traced."""
 
     @functools.wraps(function)
     def placed(*args: Any) -> Any:
-        with placing(OnMesh(mesh)):
+        with placing(placement):
             return function(*args)
 
     return placed

@@ -13,6 +13,7 @@ from lmjax import flops
 from lmjax.console import short
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
+from lmjax.models.base import OnPaper, placing
 from lmjax.rng import key_for
 from lmjax.state import TrainState, parameter_count
 
@@ -123,6 +124,7 @@ def training_costs(experiment: Experiment, abstract: TrainState, batch: Batch) -
     return {name: float(flop) for name, flop in found.items()}
 
 
+@placing(OnPaper())
 def counted(
     experiment: Experiment, abstract: TrainState, batch: Batch
 ) -> tuple[float, frozenset[str]]:

@@ -136,7 +136,7 @@ def make_value_and_grad(
 
         def piece(state: Variables, number: Any) -> tuple[Variables, Any]:
             rows = jax.tree.map(lambda x: x[:, number], micro)
-            outcome, grads = one(params, state, rows, jax.random.fold_in(key, number))
+            outcome, grads = one(params, state, rows, key)
             return outcome.model_state, (outcome.loss, outcome.metrics, grads)
 
         def body(carry: Any, number: Any) -> tuple[Any, None]:
@@ -153,6 +153,7 @@ def make_value_and_grad(
         variables: Variables, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Outcome, Any]:
         state = {name: value for name, value in variables.items() if name != "params"}
+        batch = {**batch, "rows": jnp.arange(len(batch["targets"]))}
         outcome, grads = (one if pieces == 1 else many)(variables["params"], state, batch, key)
         return outcome, jax.tree.map(lambda g: g / outcome.loss.weight, grads)
 

@@ -32,6 +32,7 @@ def introduce(
         + (", whose peak is not known: no MFU" if unknown_peak else ""),
         *([f"mesh: {sizes(program.mesh)}"] if len(devices) > 1 else []),
         *(f"whole on every device: {told}" for told in program.uneven),
+        *(f"{topic}: {told}" for topic, told in sorted(program.notes.items())),
         f"run directory: {path}",
     )
 

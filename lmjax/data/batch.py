@@ -18,6 +18,8 @@ and for tokens, where a data set has them:
 segments     int32 [B, T]: number of the document in the window, from 1; attention stays inside one
 positions    int32 [B, T]: position of the token in its document, from 0
 token_bytes  float32 [B, T]: bytes of text that each target stands for, where that is known
+and, while it trains, from the step:
+rows  int32 [B]: number of each row in the whole batch, by which a model drops out
 """
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer
 
 from lmjax.models.base import Cache, constrain, named
 from lmjax.models.decoder import Decoder
+from lmjax.models.kernels import attend
 from lmjax.models.linear import affine
 
 
@@ -27,8 +28,8 @@ class Context(NamedTuple):
     """What all layers share: where the tokens are and what they may see."""
 
     positions: Integer[Array, "#B T"]  # in their documents
-    mask: Bool[Array, "B 1 T S"] | None  # True = may see; None = all
-    causal: bool  # besides the mask, only keys that are not later in the row
+    segments: Integer[Array, "B T"] | None = None  # a token sees its own; None = all are one
+    kept: Bool[Array, "B 1 T S"] | None = None  # with a cache: True = may see
     rotation: Float[Array, "2 #B T 1 k"] | None = None  # cosine and sine of K / 2 angles
 
 
@@ -60,13 +61,15 @@ class Attention(nn.Module):
                 write(kept.values, number, context.positions, v_BTGK),
             )
             k_BTGK, v_BTGK = kept.keys[number], kept.values[number]
-        y_BTHK = jax.nn.dot_product_attention(
-            constrain(q_BTHK, "batch", "length", "heads", "head_dim"),
-            constrain(k_BTGK, "batch", "kv_length", "kv_heads", "head_dim"),
-            constrain(v_BTGK, "batch", "kv_length", "kv_heads", "head_dim"),
-            mask=context.mask,
-            is_causal=context.causal,
-        )
+        q_BTHK = constrain(q_BTHK, "batch", "length", "heads", "head_dim")
+        k_BTGK = constrain(k_BTGK, "batch", "kv_length", "kv_heads", "head_dim")
+        v_BTGK = constrain(v_BTGK, "batch", "kv_length", "kv_heads", "head_dim")
+        if context.kept is not None:
+            y_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BTGK, v_BTGK, mask=context.kept)
+        else:
+            # Parameters are drawn from shapes alone, so no device is asked what it can run then.
+            wanted = "xla" if self.is_initializing() else c.attention
+            y_BTHK = attend(wanted, q_BTHK, k_BTGK, v_BTGK, context.segments)
         y_BTHK = constrain(y_BTHK, "batch", "length", "heads", "head_dim")
         axes = {"heads": c.heads, "head_dim": c.head_size, "embed": c.width}
         return affine(self, "out", y_BTHK, axes, c.residual_std, c.biases), kept
@@ -95,15 +98,14 @@ def look(
     counted = jnp.arange(tokens.shape[1])[None]
     if cache is None:
         positions = counted if positions is None else positions
-        if segments is None:
-            return Context(positions, None, True)
-        return Context(positions, segments[:, None, :, None] == segments[:, None, None, :], True)
+        return Context(positions, segments)
     if segments is not None or positions is not None:
         raise ValueError("with a cache, tokens go on from where it ends: no segments or positions")
     positions = cache["length"][:, None] + counted
     # What the cache holds after a token's own position is padding, or not written yet.
     keys_S = jnp.arange(cache["keys"].shape[2])
-    return Context(positions, keys_S[None, None, None] <= positions[:, None, :, None], False)
+    kept = keys_S[None, None, None] <= positions[:, None, :, None]
+    return Context(positions, kept=kept)
 
 
 def rotation(

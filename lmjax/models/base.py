@@ -3,11 +3,12 @@
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import jax
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from lmjax.errors import check_integer
 from lmjax.parts import Part
@@ -48,9 +49,12 @@ Positions beyond S are dropped, so who calls leaves room.
 class TokenModel(Model):
     """Token ids int32 [B, T] to logits [B, T, vocab_size].
 
-    The module also takes `segments` and `positions` (lmjax/data/batch.py), and `cache`, with which
+    The module also takes by name what `takes` says (lmjax/data/batch.py), and `cache`, with which
     it returns (logits, cache).
     """
+
+    takes: ClassVar[tuple[str, ...]] = ("segments", "positions")  # of a batch, beside its inputs
+    separable: ClassVar[bool] = False  # it takes head=False, with which it returns Headless
 
     vocab_size: int = 256  # number of token ids
     max_length: int = 128  # longest sequence, positions
@@ -79,16 +83,46 @@ def named(initializer: Any, *axes: str) -> Any:
     return nn.with_partitioning(initializer, axes)
 
 
+class Headless(NamedTuple):
+    """What a model that is asked to leave out its head returns, so that a loss can apply it.
+
+    Logits are x @ head, capped where `cap` is not 0; those beyond `vocab_size` are padding.
+    """
+
+    x: Float[Array, "B T D"]
+    head: Float[Array, "D W"]  # W >= vocab_size
+    cap: float
+    vocab_size: int
+
+
+ROWS = "rows"  # Flax's stream of keys from which each row of a batch takes its own
+
+Axes = tuple[str, ...]  # names of an activation's axes (lmjax/roles.py)
+
+
 @runtime_checkable
 class Placement(Protocol):
     """Where activations lie on a mesh."""
 
-    def place(self, x: Array, axes: tuple[str, ...]) -> Array:
+    @property
+    def device(self) -> Any:
+        """One of the devices, which are all of a kind."""
+        ...
+
+    def place(self, x: Array, axes: Axes) -> Array:
         """x, laid out as the names of its axes say."""
         ...
 
-    def cuts(self, axis: str) -> bool:
-        """Whether an activation's axis of that name is cut over devices."""
+    def shares(self, axis: str) -> int:
+        """Over how many devices an activation's axis of that name is cut."""
+        ...
+
+    def per_device(self, function: Any, ins: Sequence[Axes], out: Any) -> Any:
+        """The function, applied by each device to its own part of its arguments."""
+        ...
+
+    def note(self, topic: str, told: str) -> None:
+        """Something was decided while the program was traced."""
         ...
 
 
@@ -107,6 +141,24 @@ def placing(placement: Placement) -> Iterator[None]:
         _placement.reset(token)
 
 
+class OnPaper:
+    """No device and no mesh: what is traced within is looked at, and never run."""
+
+    device = None
+
+    def place(self, x: Array, axes: Axes) -> Array:
+        return x
+
+    def shares(self, axis: str) -> int:
+        return 1
+
+    def per_device(self, function: Any, ins: Sequence[Axes], out: Any) -> Any:
+        return function
+
+    def note(self, topic: str, told: str) -> None:
+        pass
+
+
 def constrain(x: Array, *axes: str) -> Array:
     """The activation x, laid out over the mesh as the names of its axes say (lmjax/roles.py).
 
@@ -116,7 +168,30 @@ def constrain(x: Array, *axes: str) -> Array:
     return x if placement is None else placement.place(x, axes)
 
 
-def cut(axis: str) -> bool:
-    """Whether an activation's axis of that name is cut over devices."""
+def shares(axis: str) -> int:
+    """Over how many devices an activation's axis of that name is cut."""
     placement = _placement.get()
-    return placement is not None and placement.cuts(axis)
+    return 1 if placement is None else placement.shares(axis)
+
+
+def device() -> Any:
+    """One of the devices that what is traced now will run on; None = on none."""
+    placement = _placement.get()
+    return jax.devices()[0] if placement is None else placement.device
+
+
+def per_device(function: Any, ins: Sequence[Axes], out: Any) -> Any:
+    """The function, applied by each device to its own part of its arguments.
+
+    `ins` and `out` name the axes of arguments and results. Where nobody has said how things lie,
+    the function itself.
+    """
+    placement = _placement.get()
+    return function if placement is None else placement.per_device(function, ins, out)
+
+
+def note(topic: str, told: str) -> None:
+    """Tell whoever compiles the program what was decided for it."""
+    placement = _placement.get()
+    if placement is not None:
+        placement.note(topic, told)

@@ -1,23 +1,33 @@
 """The settings of a decoder-only transformer: each way in which GPT and Llama differ is a field."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
 
 from lmjax.errors import FieldError, check_choice, check_integer, check_number
 from lmjax.models.base import Cache, TokenModel
+from lmjax.models.kernels import Wanted
 
 INIT_STD = 0.02  # GPT-2's
 
 Norm = Literal["layer", "rms"]
 Position = Literal["learned", "rotary"]
 Activation = Literal["gelu_tanh", "silu"]
+Remat = Literal["none", "dots", "full"]
+"""What of each layer is computed again in the backward pass:
+none  nothing
+dots  all but the results of its linear maps: norms, activations and attention
+full  the whole layer, of which only the input is kept
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder(TokenModel):
     """What lmjax/models/transformer.py builds from; a family gives it defaults and sizes."""
+
+    takes: ClassVar[tuple[str, ...]] = ("segments", "positions", "rows")
+    separable: ClassVar[bool] = True
 
     depth: int = 4  # layers
     width: int = 128  # of the residual stream
@@ -34,12 +44,16 @@ class Decoder(TokenModel):
     biases: bool  # on linear maps and layer norms
     tied: bool  # the head is the embedding
     qk_norm: bool = False  # queries and keys of each head are divided by their root mean square
+    logit_cap: float = 0.0  # logits are cap * tanh(logits / cap); 0 = as they are (2408.00118)
     dropout: float = 0.0  # on the embeddings and on both branches of each layer
+    vocab_multiple: int = 1  # the table is padded to this; an id beyond vocab_size is never drawn
+    attention: Wanted = "auto"  # the kernel, where there is no cache (lmjax/models/kernels.py)
     unroll: int = 1  # layers in one body of the scan; depth or more = no loop, slower to compile
+    remat: Remat = "none"  # what the backward pass computes again, to save memory
 
     def validate(self) -> None:
         super().validate()
-        for name in ("depth", "width", "heads", "unroll"):
+        for name in ("depth", "width", "heads", "unroll", "vocab_multiple"):
             check_integer(name, getattr(self, name), least=1)
         for name in ("kv_heads", "head_dim", "mlp_width"):
             check_integer(name, getattr(self, name), least=0)
@@ -47,6 +61,9 @@ class Decoder(TokenModel):
             check_choice(name, getattr(self, name), get_args(kind))
         check_number("norm_eps", self.norm_eps, above=0)
         check_number("rope_theta", self.rope_theta, above=1)
+        check_number("logit_cap", self.logit_cap, least=0)
+        check_choice("attention", self.attention, get_args(Wanted))
+        check_choice("remat", self.remat, get_args(Remat))
         check_number("dropout", self.dropout, least=0, below=1)
         if not self.head_dim and self.width % self.heads:
             allowed = f"must divide the width {self.width}, or head_dim must be given"
@@ -82,6 +99,11 @@ class Decoder(TokenModel):
         """Hidden width of the MLP; the gated default has about as many parameters as the plain."""
         default = -(-8 * self.width // 192) * 64 if self.gated else 4 * self.width
         return self.mlp_width or default
+
+    @property
+    def table_rows(self) -> int:
+        """Of the embedding and columns of the head, with padding."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     def attention_width(self) -> int:
         return self.depth * self.heads * self.head_size

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from lmjax.models.base import cut, named
+from lmjax.models.base import named, shares
 
 
 def affine(
@@ -40,7 +40,7 @@ def linear(
     """
     batch, length, *inputs = x.shape
     outputs = kernel.shape[len(inputs) :]
-    if cut("length"):
+    if shares("length") > 1:
         y = jnp.tensordot(x, kernel, len(inputs))
         return y if bias is None else y + bias[None, None]
     rows = x.reshape(batch * length, math.prod(inputs))
@@ -48,3 +48,8 @@ def linear(
     if bias is not None:
         y = y + bias.reshape(1, -1)
     return y.reshape(batch, length, *outputs)
+
+
+def capped(logits: Float[Array, "*s"], cap: float) -> Float[Array, "*s"]:
+    """Logits that no more than approach +-cap (Gemma 2, arXiv 2408.00118); cap 0 = as they are."""
+    return cap * jnp.tanh(logits / cap) if cap else logits

@@ -45,6 +45,8 @@ def _gpt2_needs(m: Decoder) -> dict[str, Any]:
         "gated": False,
         "biases": True,
         "qk_norm": False,
+        "logit_cap": 0.0,
+        "table_rows": m.vocab_size,
         "key_heads": m.heads,
         "head_size": m.width / m.heads,
     }
@@ -57,6 +59,8 @@ def _llama_needs(m: Decoder) -> dict[str, Any]:
         "activation": "silu",
         "gated": True,
         "biases": False,
+        "logit_cap": 0.0,
+        "table_rows": m.vocab_size,
         "qk_norm": False,
     }
 

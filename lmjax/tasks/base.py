@@ -12,6 +12,7 @@ from lmjax.errors import FieldError
 from lmjax.losses import accuracy, cross_entropy
 from lmjax.metrics import Mean, Metrics
 from lmjax.models import Model
+from lmjax.models.base import ROWS
 from lmjax.parts import Part
 
 Variables = dict[str, Any]  # Flax's collections: {"params": ..., further ones: model state}
@@ -57,25 +58,36 @@ class Task(Part):
         """What training sees in place of the batch; inside the compiled step."""
         return batch
 
-    def logits(
-        self, variables: Variables, batch: Batch, key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "*b C"], Variables]:
-        """Logits and the model state after the batch; `key` (for dropout) means training."""
+    def apply(
+        self, variables: Variables, batch: Batch, key: PRNGKeyArray | None, **asked: Any
+    ) -> tuple[Any, Variables]:
+        """What the module makes of a batch, and the model state after it; `key` means training.
+
+        `asked` are further arguments of the module.
+        """
         params = variables["params"]
-        inputs, extras = batch["inputs"], self.extras(batch)
+        inputs, extras = batch["inputs"], {**self.extras(batch), **asked}
         if jnp.issubdtype(inputs.dtype, jnp.floating):  # token ids have no precision to follow
             inputs = inputs.astype(jax.tree.leaves(params)[0].dtype)
         if key is None:
             return self.module().apply(variables, inputs, train=False, **extras), _state(variables)
-        logits, updated = self.module().apply(
+        # A micro-batch is known by its first row: without it, all would drop out the same.
+        first = batch["rows"][0] if "rows" in batch else 0
+        made, updated = self.module().apply(
             variables,
             inputs,
             train=True,
             **extras,
-            rngs={"dropout": key},
+            rngs={"dropout": jax.random.fold_in(key, first), ROWS: key},
             mutable=[name for name in variables if name != "params"],
         )
-        return logits, {**_state(variables), **updated}
+        return made, {**_state(variables), **updated}
+
+    def logits(
+        self, variables: Variables, batch: Batch, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "*b C"], Variables]:
+        """Logits and the model state after the batch; `key` (for dropout) means training."""
+        return self.apply(variables, batch, key)
 
     def outcome(self, variables: Variables, batch: Batch, key: PRNGKeyArray | None) -> Outcome:
         """Loss and metrics of one batch; `key` (for dropout) means training."""

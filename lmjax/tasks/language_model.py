@@ -3,22 +3,26 @@
 import dataclasses
 import math
 import shlex
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from lmjax import head_loss
 from lmjax.data import Batch, Dataset
 from lmjax.data.tokenizer import ByteCodec
 from lmjax.data.tokens import TokenWindows
-from lmjax.errors import FieldError, InputError, check_integer
+from lmjax.errors import FieldError, InputError, check_choice, check_integer, check_number
 from lmjax.generate import Sampling, generate
 from lmjax.metrics import Mean, Metrics
 from lmjax.models import GPT, TokenModel
+from lmjax.models.base import note, shares
 from lmjax.tasks import ngram
-from lmjax.tasks.base import Task, check_shape
+from lmjax.tasks.base import Outcome, Task, Variables, check_shape
 
+CrossEntropy = Literal["auto", "plain", "chunked", "one-pass"]
+PLAIN = 2**26  # logits of one device up to which auto holds them all, 256 MiB in float32
 COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
 
 
@@ -35,9 +39,15 @@ class LanguageModel(Task):
     batch_axes: ClassVar[tuple[str, ...]] = ("batch", "length")
 
     model: TokenModel = GPT()
+    cross_entropy: CrossEntropy = "auto"  # plain holds all logits (lmjax/head_loss.py)
+    loss_chunk: int = 4096  # tokens of a device whose logits are held at once, where not all are
+    z_loss: float = 0.0  # factor of the squared log-normaliser, in training (arXiv 2204.02311)
     showcase_length: int = 400  # tokens of text that a finished run writes; 0 = none
 
     def validate(self) -> None:
+        check_choice("cross_entropy", self.cross_entropy, get_args(CrossEntropy))
+        check_integer("loss_chunk", self.loss_chunk, least=1)
+        check_number("z_loss", self.z_loss, least=0)
         check_integer("showcase_length", self.showcase_length, least=0)
 
     def check(self, dataset: Dataset) -> None:
@@ -57,7 +67,41 @@ class LanguageModel(Task):
             )
 
     def extras(self, batch: Batch) -> dict[str, Any]:
-        return {name: batch[name] for name in ("segments", "positions") if name in batch}
+        return {name: batch[name] for name in self.model.takes if name in batch}
+
+    def outcome(self, variables: Variables, batch: Batch, key: PRNGKeyArray | None) -> Outcome:
+        """Loss and metrics of one batch; the z-loss is for training, so evaluation is without."""
+        targets, weights = batch["targets"], batch["weights"]
+        z_loss = 0.0 if key is None else self.z_loss
+        way = self.way(targets.size)
+        if way == "plain":
+            logits, state = self.logits(variables, batch, key)
+            sums = head_loss.of_logits(logits, targets, weights, z_loss)
+        else:
+            features, state = self.apply(variables, batch, key, head=False)
+            sums = head_loss.of_features(features, targets, weights, way, self.loss_chunk, z_loss)
+        weight = jnp.sum(weights)
+        nll = Mean(sums.nll, weight)
+        found = {"accuracy": Mean(sums.hits, weight), **self.metrics(nll, batch)}
+        if z_loss:
+            found["cross_entropy"] = nll
+        return Outcome(Mean(sums.objective, weight), found, state)
+
+    def way(self, tokens: int) -> Literal["plain", "chunked", "one-pass"]:
+        """How the loss of a batch of so many tokens, on all devices together, is computed."""
+        each = tokens // (shares("batch") * shares("length"))
+        if self.cross_entropy != "auto":
+            chosen, why = self.cross_entropy, "as asked"
+        elif not self.model.separable:
+            chosen, why = "plain", "the model makes logits only"
+        elif shares("vocab") > 1:
+            chosen, why = "plain", "logits are cut over devices"
+        elif each * self.model.vocab_size <= PLAIN:
+            chosen, why = "plain", "all logits are small"
+        else:
+            chosen, why = "one-pass", f"logits of {self.loss_chunk:,} tokens at a time"
+        note("cross-entropy", f"{chosen} ({why})")
+        return chosen
 
     def metrics(self, loss: Mean, batch: Batch) -> Metrics:
         if "token_bytes" not in batch:
