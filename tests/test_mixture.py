@@ -127,6 +127,7 @@ def test_weights_and_sources_decide_the_digest():
     [
         (Mixture(weights=(1.0,)), "one for each of the 2 sources"),
         (Mixture(weights=(1.0, -1.0)), "must be > 0"),
+        (Mixture(weights=(1e308, 1e308)), "must be finite in float32"),
         (Mixture(weights=(1.0, 1e-9)), "below 1 / 4096"),
         (Mixture(sources=("a", "a")), "none twice"),
         (Mixture(sources=(), weights=()), "at least one"),

@@ -19,6 +19,7 @@ from lmjax.models import GPT, TokenModel
 from lmjax.tasks import ngram
 from lmjax.tasks.base import Task, check_shape
 
+MOST_SHOWN = 10_000  # tokens of text at the end of a run
 COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
 
 
@@ -38,7 +39,7 @@ class LanguageModel(Task):
     showcase_length: int = 400  # tokens of text that a finished run writes; 0 = none
 
     def validate(self) -> None:
-        check_integer("showcase_length", self.showcase_length, least=0)
+        check_integer("showcase_length", self.showcase_length, least=0, most=MOST_SHOWN)
 
     def check(self, dataset: Dataset) -> None:
         for part in _windows(dataset):
