@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Literal
 
-from lmjax.console import aligned
+from lmjax.console import aligned, human
 from lmjax.data import Batch
 from lmjax.errors import FieldError, InputError, fields_of
 from lmjax.experiment import Experiment
@@ -261,11 +261,3 @@ def to_json(d: Description) -> dict[str, Any]:
 def by(shape: Sequence[int]) -> str:
     """A shape for a reader: 2 x 3."""
     return " x ".join(map(str, shape))
-
-
-def human(number: int, unit: str = "B") -> str:
-    """Bytes, or other things, in three or four digits: 3.37 MB, 698.4 GB."""
-    for size, prefix in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.4g} {prefix}{unit}"
-    return f"{number} {unit}".rstrip()

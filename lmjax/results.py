@@ -78,7 +78,9 @@ def row(run: Listed, result: dict[str, Any]) -> list[str]:
         devices, versions = result["devices"], result["versions"]
         beside = result["baselines"][run.headline].items()
         resumed = result["resumed_from"]
-        machine = f"{devices['count']} x {devices['kind']}"
+        machine = f"{devices['count']} x {devices['kind']}, {devices['cores']} cores"
+        if "processor" in devices:  # which results of an older lmjax lack
+            machine += f" of {devices['processor']}"
         cells = [
             shlex.join([run.experiment, *run.words]),
             question(run.experiment),
@@ -86,8 +88,7 @@ def row(run: Listed, result: dict[str, Any]) -> list[str]:
             ", ".join(f"{name} {value:.3f}" for name, value in beside),
             f"{result['steps']:,}, {duration(float(result['seconds']))}"
             + (f" from step {resumed:,}" if resumed else ""),
-            f"{machine}, {devices['cores']} cores, Python {versions['python']}, "
-            f"JAX {versions['jax']}",
+            f"{machine}, Python {versions['python']}, JAX {versions['jax']}",
         ]
     except KeyError as error:
         raise InputError(f"{run.path}: {RESULT} has no {error}") from None
