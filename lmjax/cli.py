@@ -5,15 +5,17 @@ swaps and errors are ours (lmjax/overrides.py), so that each refusal is one line
 """
 
 import contextlib
+import errno
 import io
 import json
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import InputError, RunError, unknown
-from lmjax.flags import Parser
+from lmjax.flags import Parser, is_plain, number, whole
 from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
@@ -77,10 +79,15 @@ def _guarded(call: Callable[[], None]) -> int:
     try:
         call()
     except InputError as error:
-        print(f"lmjax: {error}", file=sys.stderr)
+        print(f"lmjax: {in_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # which any path of a command can be
+            raise
+        print(f"lmjax: {in_one_line(str(error.filename))}: the name is too long", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"lmjax: {error}", file=sys.stderr)
+        print(f"lmjax: {in_one_line(str(error))}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"lmjax: {stopped}", file=sys.stderr)
@@ -92,6 +99,11 @@ def _guarded(call: Callable[[], None]) -> int:
         )
         return 130
     return 0
+
+
+def in_one_line(text: str) -> str:
+    """The text with what would break its line, or no terminal shows, written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def train(words: Sequence[str]) -> None:
@@ -136,6 +148,8 @@ def parse_value(kind: Any, words: Sequence[str]) -> Any:
 
     if kind is bool and not words:
         return True
+    if {kind, *typing.get_args(kind)} & {int, float} and not all(map(is_plain, words)):
+        raise ValueError(f"must be {_type_name(kind)}")
     silence = io.StringIO()
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
@@ -145,8 +159,6 @@ def parse_value(kind: Any, words: Sequence[str]) -> Any:
 
 
 def _type_name(kind: Any) -> str:
-    import typing
-
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     plain = {int: "a whole number", float: "a number", bool: "True or False", str: "one word"}
@@ -212,7 +224,7 @@ def evaluate(words: Sequence[str]) -> None:
     """`lmjax eval`."""
     parser = Parser(prog="lmjax eval", description="A checkpoint on held-out data.")
     parser.add_argument("run", help="the run directory; then --data.FIELD VALUE for other data")
-    parser.add_argument("--step", type=int, default=None, help="of the checkpoint; the newest")
+    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
     parser.add_argument("--json", help="where to write the numbers")
     given, rest = parser.parse_known_args(words)
     from lmjax import overrides
@@ -243,8 +255,9 @@ def list_runs(words: Sequence[str]) -> None:
     _write_json(given.json, listing.to_json())
     print(runs.to_text(listing, given.directory))
     if given.table:
-        rows = results.write_table(given.table, listing.runs)
-        print(f"{given.table}: {rows} rows")
+        written = results.write_table(given.table, listing.runs)
+        others = f"; {written.others} runs of experiments that are not ours have none"
+        print(f"{given.table}: {written.rows} rows" + (others if written.others else ""))
 
 
 def _write_json(path: str | None, value: Any) -> None:
@@ -265,22 +278,22 @@ def sample(words: Sequence[str]) -> None:
     parser = Parser(prog="lmjax sample", description="Text from a trained language model.")
     parser.add_argument("run", help="the run directory")
     parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
-    parser.add_argument("--length", type=int, default=400, help="tokens to write after each")
+    parser.add_argument("--length", type=whole, default=400, help="tokens to write after each")
     defaults = Sampling()
     parser.add_argument(
-        "--temperature", type=float, default=defaults.temperature, help="0 = the likeliest token"
+        "--temperature", type=number, default=defaults.temperature, help="0 = the likeliest token"
     )
     parser.add_argument(
-        "--top-k", type=int, default=defaults.top_k, help="draw from the k likeliest; 0 = all"
+        "--top-k", type=whole, default=defaults.top_k, help="draw from the k likeliest; 0 = all"
     )
     parser.add_argument(
         "--top-p",
-        type=float,
+        type=number,
         default=defaults.top_p,
         help="draw from the likeliest that reach this probability; 1 = all",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
-    parser.add_argument("--step", type=int, default=None, help="of the checkpoint; the newest")
+    parser.add_argument("--seed", type=whole, default=0, help="of the draws")
+    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
     given = parser.parse_args(words)
     sampling = Sampling(temperature=given.temperature, top_k=given.top_k, top_p=given.top_p)
     texts = sample(
@@ -294,7 +307,7 @@ def export(words: Sequence[str]) -> None:
     parser = Parser(prog="lmjax export", description="A folder for transformers' from_pretrained.")
     parser.add_argument("run", help="the run directory")
     parser.add_argument("--out", required=True, help="the folder to make")
-    parser.add_argument("--step", type=int, default=None, help="of the checkpoint; the newest")
+    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
     given = parser.parse_args(words)
     from lmjax.pretrained.export import export

@@ -59,6 +59,14 @@ def short(number: float | None) -> str:
     return f"{number:.3g}"
 
 
+def human(number: int, unit: str = "B") -> str:
+    """Bytes, or other things, in three or four digits: 3.37 MB, 698.4 GB."""
+    for size, prefix in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.4g} {prefix}{unit}"
+    return f"{number} {unit}".rstrip()
+
+
 NUMBER = re.compile(r"[\d.,]+ ?[kMGT]?[B%]?")
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Literal
 
-from lmjax.console import aligned
+from lmjax.console import aligned, human
 from lmjax.data import Batch
-from lmjax.errors import FieldError, InputError
+from lmjax.errors import FieldError, InputError, fields_of
 from lmjax.experiment import Experiment
 from lmjax.mesh import AnyMesh, parameter_spec, shapes_only_mesh
 from lmjax.models.base import OnPaper, placing
@@ -52,7 +52,8 @@ def describe(experiment: Experiment) -> Description:
     """Everything about an experiment; raises InputError where no run of it could begin."""
     validate(experiment)
     mesh = shapes_only_mesh(experiment.parallel)
-    batch = experiment.data.shapes(experiment.batch_size)
+    with fields_of("data"):
+        batch = experiment.data.shapes(experiment.batch_size)
     roles, state = fitting_state(experiment, batch, mesh)
     check_divides(experiment, batch, roles, mesh)
     flops, unseen = counted(experiment, state, batch)
@@ -178,7 +179,7 @@ def to_text(d: Description) -> str:
     memory["sum"] = Bytes(*(sum(column) for column in zip(*memory.values(), strict=True)))
     head = ["", "bytes", *([f"on each of {d.mesh.size} devices ({shares})"] if many else [])]
     held = [[name, *map(human, pair if many else pair[:1])] for name, pair in memory.items()]
-    spent = [[name, f"{flops / 1e6:,.3f} M", MEANING[name]] for name, flops in d.costs.items()]
+    spent = [[name, human(round(flops), ""), MEANING[name]] for name, flops in d.costs.items()]
     state = [[path, by(leaf.shape), str(leaf.dtype)] for path, leaf in state_leaves(d)]
     blocks = [
         aligned(parameter_rows(d)),
@@ -194,9 +195,9 @@ def to_text(d: Description) -> str:
 
 
 MEANING = {
-    "counted": "3 times the products of the forward pass",
-    "causal": "6 N + 6 L d T, N all parameters (lmjax/flops.py)",
-    "full": "6 N + 12 L d T",
+    "counted": "3 times the multiplications and additions of the forward pass's products",
+    "causal": "6 N + 6 L d T: N parameters, L layers of attention d wide, half of T tokens seen",
+    "full": "6 N + 12 L d T: the same with all T tokens seen, as PaLM and nanoGPT count",
 }
 
 
@@ -262,11 +263,3 @@ def to_json(d: Description) -> dict[str, Any]:
 def by(shape: Sequence[int]) -> str:
     """A shape for a reader: 2 x 3."""
     return " x ".join(map(str, shape))
-
-
-def human(number: int) -> str:
-    """Bytes in three or four digits: 3.37 MB, 698.4 GB."""
-    for size, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if number >= size:
-            return f"{number / size:.4g} {name}"
-    return f"{number} B"

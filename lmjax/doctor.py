@@ -28,9 +28,20 @@ def machine() -> dict[str, Any]:
             "count": len(devices),
             "processes": jax.process_count(),
             "cores": os.cpu_count(),
+            "processor": processor(),
         },
         "versions": {"python": platform.python_version(), **versions()},
     }
+
+
+def processor() -> str:
+    """The name of the host's processor, as its system tells it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2] for line in file if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,14 @@
 """Bad input, told in one line: field, value, what is allowed, the nearest valid name."""
 
+import contextlib
 import difflib
 import math
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+INT32_MOST = 2**31 - 1  # JAX counts steps, positions and ids in int32
+FLOAT32_LEAST = 2.0**-126  # what is nearer to 0, XLA takes for 0
 
 
 class InputError(ValueError):
@@ -20,6 +25,15 @@ class FieldError(InputError):
     def under(self, prefix: str) -> "FieldError":
         """The same error, told from one level further out."""
         return FieldError(f"{prefix}.{self.field}", self.value, self.allowed)
+
+
+@contextlib.contextmanager
+def fields_of(prefix: str) -> Iterator[None]:
+    """Within it, fields are told with the path of the part that they belong to."""
+    try:
+        yield
+    except FieldError as error:
+        raise error.under(prefix) from None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -39,12 +53,19 @@ def check_number(
     below: float | int | None = None,
     most: float | int | None = None,
 ) -> None:
-    """Refuse what is not a finite real number within the bounds (above, below are exclusive)."""
+    """Refuse what is not a finite real number within the bounds (above, below are exclusive).
+
+    The bounds hold for the number in float32, in which it is computed with: 1 - 1e-11 is 1 there,
+    and 1e-300 is 0, which only a 0 that is written as such may be.
+    """
     bounds = ((">", above), (">=", least), ("<", below), ("<=", most))
     allowed = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not real or not math.isfinite(value):
         raise FieldError(field, value, f"must be a finite number {allowed}".rstrip())
+    rounded = in_float32(value)
+    if not math.isfinite(rounded):
+        raise FieldError(field, value, f"must be finite in float32, {allowed}".rstrip(", "))
     inside = (
         (above is None or value > above)
         and (least is None or value >= least)
@@ -53,13 +74,28 @@ def check_number(
     )
     if not inside:
         raise FieldError(field, value, f"must be {allowed}")
+    if (below is not None and rounded >= below) or (above is not None and rounded <= above):
+        raise FieldError(field, value, f"must be {allowed} in float32, where it is {rounded:g}")
+    if value and not rounded:
+        raise FieldError(field, value, f"is 0 in float32; must be at least {FLOAT32_LEAST:.2g}")
 
 
-def check_integer(field: str, value: Any, *, least: int, most: int | None = None) -> None:
+def in_float32(value: float) -> float:
+    """The number as XLA has it in float32: what is too large is inf, what is too near to 0 is 0."""
+    try:
+        (rounded,) = struct.unpack("f", struct.pack("f", value))
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return rounded if abs(rounded) >= FLOAT32_LEAST else 0.0
+
+
+def check_integer(field: str, value: Any, *, least: int, most: int = INT32_MOST) -> None:
     """Refuse what is not a whole number in [least, most]."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise FieldError(field, value, f"must be a whole number >= {least}")
-    check_number(field, value, least=least, most=most)
+    if not least <= value <= most:
+        ceiling = f" and <= {most}" if value > most or most != INT32_MOST else ""
+        raise FieldError(field, value, f"must be >= {least}{ceiling}")
 
 
 def check_choice(field: str, value: str, choices: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from etils import epath
 
 from lmjax import rundir
 from lmjax.data import Data, Dataset
-from lmjax.errors import InputError
+from lmjax.errors import InputError, fields_of
 from lmjax.load import load
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.metrics import merge, values
@@ -45,7 +45,8 @@ def evaluate_run(run: str, step: int | None = None, data: Data | None = None) ->
     """
     loaded = load(run, step)
     experiment, held = loaded.experiment, rundir.read_config(epath.Path(run))
-    dataset = (experiment.data if data is None else data).load()
+    with fields_of("data"):
+        dataset = (experiment.data if data is None else data).load()
     if data is None and dataset.digest != held["data"]["digest"]:
         raise InputError(
             f"{run} was trained on other data ({dataset.name!r} has changed); "

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, ClassVar, Literal, get_args
 
 from lmjax.data import Data
-from lmjax.errors import FieldError, InputError, check_choice, check_integer
+from lmjax.errors import FieldError, InputError, check_choice, check_integer, fields_of
 from lmjax.mesh import Parallel
 from lmjax.optim import Cosine, Optimizer, Schedule
 from lmjax.parts import Part, is_free
@@ -49,10 +49,8 @@ class Experiment(Part):
         if self.batch_size % self.accumulation:
             allowed = f"must be divisible by accumulation {self.accumulation}"
             raise FieldError("batch_size", self.batch_size, allowed)
-        try:
+        with fields_of("schedule"):
             self.schedule.check_steps(self.steps)
-        except FieldError as error:
-            raise error.under("schedule") from None
 
     @property
     def free_fields(self) -> frozenset[str]:

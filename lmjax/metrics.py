@@ -1,5 +1,6 @@
 """Metrics as (sum, weight) pairs, which merge exactly; a mean of means is never formed."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,8 +30,11 @@ def merge(parts: Iterable[Metrics]) -> Metrics:
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """The means themselves."""
-    return {name: float(mean.total) / float(mean.weight) for name, mean in metrics.items()}
+    """The means themselves; nan, which no run goes on with, where nothing was weighed."""
+    return {
+        name: float(mean.total) / float(mean.weight) if mean.weight else math.nan
+        for name, mean in metrics.items()
+    }
 
 
 def pack(metrics: Metrics) -> Float[Array, "n 2"]:

@@ -54,7 +54,7 @@ def find_origin(experiment: Experiment, batch: Batch) -> Origin | None:
     name, at, step = given.rpartition("@")
     if not at:
         name, step = given, ""
-    elif not step.isdecimal():
+    elif not (step.isascii() and step.isdecimal()):
         raise FieldError("init_from", given, "must be RUN, RUN@STEP or a folder of safetensors")
     if Path(name).is_file():
         raise FieldError("init_from", given, "must be a directory, not a file")

@@ -6,8 +6,10 @@ the other rows stay. All around the two marks stays too.
 
 import ast
 import importlib.util
+import re
 import shlex
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -19,8 +21,15 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 HEAD = ("experiment", "question", "validation", "beside", "steps, time", "machine")
 
 
-def write_table(file: str, runs: list[Listed]) -> int:
-    """Bring the table between the marks of a file up to date; returns how many runs it holds now.
+class Written(NamedTuple):
+    """What a table holds now."""
+
+    rows: int
+    others: int  # finished runs of experiments that are not in experiments/, which have no row
+
+
+def write_table(file: str, runs: list[Listed]) -> Written:
+    """Bring the table between the marks of a file up to date.
 
     Of runs of the same experiment and overrides the newest counts. Raises InputError for a file
     without the marks, and for a result that lacks what a row says.
@@ -28,28 +37,50 @@ def write_table(file: str, runs: list[Listed]) -> int:
     path = epath.Path(file)
     if not path.is_file():
         raise InputError(f"{file}: no such file")
-    text = path.read_text()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
     before, begin, rest = text.partition(BEGIN)
     table, end, after = rest.partition(END)
     if not (begin and end):
         raise InputError(f"{file}: the table needs the marks {BEGIN} and {END} around it")
-    rows = {line.split("|")[1].strip(): line for line in table.strip().splitlines()[2:]}
+    rows = {}
+    for line in table.strip().splitlines()[2:]:
+        cells = _cells(file, line)
+        rows[cells[0]] = cells
     finished = [run for run in runs if run.state == "finished"]
-    for run in sorted(finished, key=lambda run: -run.age):
+    ours = [run for run in finished if _file_of(run.experiment)]
+    for run in sorted(ours, key=lambda run: -run.age):
         cells = row(run, read_json(epath.Path(run.path) / RESULT))
-        rows[cells[0]] = _line(cells)
-    lines = [_line(HEAD), _line(["---"] * len(HEAD)), *rows.values()]
-    path.write_text("\n".join([before + BEGIN, *lines, END + after]))
-    return len(rows)
+        rows[cells[0]] = cells
+    lines = [_line(HEAD), _line(["---"] * len(HEAD)), *map(_line, asked_once(rows.values()))]
+    try:
+        path.write_text("\n".join([before + BEGIN, *lines, END + after]))
+    except OSError as error:
+        raise InputError(f"{file}: not writable ({error.strerror})") from None
+    return Written(len(rows), len(finished) - len(ours))
+
+
+def asked_once(rows: Iterable[list[str]]) -> list[list[str]]:
+    """The rows of each experiment together, with its question in the first of them alone."""
+    rows, found = list(rows), []
+    for name in dict.fromkeys(map(_experiment, rows)):
+        first, *more = [cells for cells in rows if _experiment(cells) == name]
+        asked = _escaped(question(name)) or first[1]
+        found += [[first[0], asked, *first[2:]], *([cells[0], "", *cells[2:]] for cells in more)]
+    return found
 
 
 def row(run: Listed, result: dict[str, Any]) -> list[str]:
-    """The cells of a finished run."""
+    """The cells of a finished run; raises InputError for a result that is damaged."""
     try:
         devices, versions = result["devices"], result["versions"]
         beside = result["baselines"][run.headline].items()
         resumed = result["resumed_from"]
-        machine = f"{devices['count']} x {devices['kind']}"
+        machine = f"{devices['count']} x {devices['kind']}, {devices['cores']} cores"
+        if "processor" in devices:  # which results of an older lmjax lack
+            machine += f" of {devices['processor']}"
         cells = [
             shlex.join([run.experiment, *run.words]),
             question(run.experiment),
@@ -57,21 +88,26 @@ def row(run: Listed, result: dict[str, Any]) -> list[str]:
             ", ".join(f"{name} {value:.3f}" for name, value in beside),
             f"{result['steps']:,}, {duration(float(result['seconds']))}"
             + (f" from step {resumed:,}" if resumed else ""),
-            f"{machine}, {devices['cores']} cores, Python {versions['python']}, "
-            f"JAX {versions['jax']}",
+            f"{machine}, Python {versions['python']}, JAX {versions['jax']}",
         ]
     except KeyError as error:
         raise InputError(f"{run.path}: {RESULT} has no {error}") from None
-    return [cell.replace("|", "\\|") for cell in cells]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{run.path}: {RESULT} is damaged ({error})") from None
+    return list(map(_escaped, cells))
 
 
 def question(name: str) -> str:
     """The first line of an experiment's docstring; "" for one that is not ours."""
-    spec = importlib.util.find_spec(f"experiments.{name}")
-    if spec is None or spec.origin is None:
-        return ""
-    text = ast.get_docstring(ast.parse(epath.Path(spec.origin).read_text()))
+    file = _file_of(name)
+    text = ast.get_docstring(ast.parse(epath.Path(file).read_text())) if file else None
     return text.splitlines()[0] if text else ""
+
+
+def _file_of(name: str) -> str | None:
+    """Where one of our experiments stands."""
+    spec = importlib.util.find_spec(f"experiments.{name}") if name.isidentifier() else None
+    return spec.origin if spec else None
 
 
 def duration(seconds: float) -> str:
@@ -84,5 +120,21 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole // 60 % 60} min"
 
 
-def _line(cells: Any) -> str:
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _cells(file: str, line: str) -> list[str]:
+    """Of a row of the table, escaped as they stand there."""
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())]
+    if len(cells) < 4 or cells[0] or cells[-1]:
+        raise InputError(f"{file}: between the marks stands what is no row of a table: {line!r}")
+    return cells[1:-1]
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
+
+
+def _experiment(cells: list[str]) -> str:
+    return cells[0].partition(" ")[0]

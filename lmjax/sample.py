@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from lmjax.errors import InputError, check_integer
+from lmjax.errors import InputError, check_integer, fields_of
 from lmjax.generate import Sampling, generate
 from lmjax.load import load
 from lmjax.rng import SEED_LIMIT, key_for
 from lmjax.tasks import LanguageModel
+
+MOST = 10**6  # tokens after each prompt
 
 
 def sample(
@@ -27,14 +29,15 @@ def sample(
       seed: of the draws.
       step: of the checkpoint; None = the newest.
     """
-    check_integer("length", length, least=1)
+    check_integer("length", length, least=1, most=MOST)
     check_integer("seed", seed, least=0, most=SEED_LIMIT - 1)
     sampling.validate()
     loaded = load(run, step)
     task = loaded.experiment.task
     if not isinstance(task, LanguageModel):
         raise InputError(f"{run} holds a {task.label}, which writes no text")
-    codec = loaded.experiment.data.codec()
+    with fields_of("data"):
+        codec = loaded.experiment.data.codec()
     if codec is None:
         raise InputError(f"{run} was trained on token ids of which nobody says what they stand for")
     ids = [codec.encode(prompt).tolist() for prompt in prompts]

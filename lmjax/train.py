@@ -26,6 +26,7 @@ from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
 from lmjax.record import from_record, to_record
 from lmjax.rng import key_for
+from lmjax.room import check_batch, check_state
 from lmjax.signals import Stopped, StopRequest
 from lmjax.speed import Meter, make_meter
 from lmjax.state import TrainState, parameter_count, state_digest
@@ -84,6 +85,7 @@ def run(
         return already_finished(result, experiment, base, launched_as, path, console)
     origin = None if runfiles.has_checkpoint(path) else find_origin(experiment, batch)
     program = trace.watch(compile_program(experiment, batch))
+    check_state(program.abstract_state)
     rundir.claim(path, experiment, base, dataset, batch)
     meter = make_meter(experiment, program.abstract_state, batch)
     introduce(experiment, dataset, program, path, console)
@@ -125,6 +127,7 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
     except FieldError as error:  # the files alone know which settings fit them
         raise error.under("data") from None
     experiment.task.check(dataset)
+    check_batch(experiment, dataset)
     batch = dataset.batch(experiment.seed, 0, experiment.batch_size)
     experiment.task.check_batch(batch)
     try:

@@ -58,6 +58,27 @@ def refused(capsys, *words: str) -> str:
         ),
         (["train", "char_gpt", "--optimizer.learning-rate", "nan"], "learning_rate = nan"),
         (["train", "char_gpt", "optimizer:moun"], "nearest: muon"),
+        (["train", "char_gpt", "--steps", "20"], "20 steps; add --schedule.warmup-steps 5"),
+        (["train", "char_gpt", "--batch-size", "2147483647"], "batch_size = 2147483647: a batch"),
+        (
+            ["train", "char_gpt", "--task.model.vocab-size", "2147483647"],
+            "take 4.398 TB on each",
+        ),
+        (["train", "char_gpt", "--task.model.depth", "9" * 20], "must be >= 1 and <= 2147483647"),
+        (["train", "char_gpt", "--task.showcase-length", "100000000"], "must be >= 0 and <= 10000"),
+        (["train", "char_gpt", "--init-from", "a\nb"], "a\\nb is not a run directory"),
+        (["train", "char_gpt", "--optimizer.learning-rate", "a\nb"], "= a\\nb: must be a number"),
+        (["train", "char_gpt", "--init-from", "x" * 300], "xxx: the name is too long"),
+        (["train", "char_gpt", "--init-from", "run@\u0661"], "must be RUN, RUN@STEP or a folder"),
+        (["train", f"{'x' * 300}.py"], "File name too long"),
+        (["describe", f"{'x' * 300}.py"], "File name too long"),
+        (["describe", "digits_fcn", "--data.held-out", "1700"], "data.held_out = 1700"),
+        (["sample", "nowhere", "--length", "9" * 20], "length = 99999999999999999999: must be"),
+        (["sample", "nowhere", "--length", "1_0"], "'1_0' must be a whole number"),
+        (["sample", "nowhere", "--temperature", "\u0661"], "must be a number"),
+        (["sample", "nowhere", "--temperature", "1e-300"], "temperature = 1e-300: is 0 in float32"),
+        (["sample", "nowhere", "--temperature", "1e300"], "must be finite in float32"),
+        (["sample", "nowhere", "--top-p", "1e-320"], "must be > 0 and <= 1 in float32"),
         (["train", "char_gpt", "--data.source", "python_dosc"], "nearest: python_docs"),
         (["train", "char_gpt", "--data.sequence-length", "256"], "task.model.max_length 128"),
         (["train", "char_gpt", "task:classification"], "needs labels"),
@@ -99,6 +120,33 @@ def test_modules_that_are_no_experiments_are_refused(capsys):
     assert "no config()" in refused(capsys, "train", "empty.py")
     Path("wrong.py").write_text("def config():\n    return 3\n")
     assert "must return an Experiment" in refused(capsys, "train", "wrong.py")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("x = 1\ndef config(:\n", "mine.py, line 2: SyntaxError: invalid syntax"),
+        ("\nimport nowhere_at_all\n", "mine.py, line 2: ModuleNotFoundError: No module named"),
+        ("def config():\n    raise ValueError('one\\ntwo')\n", "line 2: ValueError: one two"),
+        ("def config():\n    return int('x')\n", "line 2: ValueError: invalid literal"),
+        ("from lmjax.errors import InputError\nraise InputError('no')\n", "mine.py: no"),
+        ("x = '\0'\n", "mine.py"),
+    ],
+)
+def test_what_a_file_of_one_s_own_raises_is_told_with_its_line(capsys, code, told):
+    Path("mine.py").write_text(code)
+    assert told in refused(capsys, "train", "mine.py")
+    assert told in refused(capsys, "describe", "mine.py")
+
+
+def test_a_file_of_one_s_own_takes_no_module_s_name():
+    import re
+
+    Path("re.py").write_text("from experiments.digits_fcn import config\n")
+    Path("binary.py").write_bytes(bytes(range(256)))
+    assert cli.main(["describe", "re.py"]) == 0
+    assert sys.modules["re"] is re
+    assert cli.main(["describe", "binary.py"]) == 2
 
 
 def test_a_directory_below_a_file_is_not_writable(capsys):
@@ -225,6 +273,7 @@ def test_a_finished_run_is_listed_evaluated_and_put_into_a_table(capsys):
         (["--data.held-out", "0"], "data.held_out = 0"),
         (["--data.heldout", "10"], "nearest: --data.held-out"),
         (["data:tokens"], "needs labels"),
+        (["--data.held-out", "1700"], "data.held_out = 1700"),
     ):
         assert told in refused(capsys, "eval", "run", *words)
 

@@ -7,7 +7,7 @@ import time
 import jax
 import pytest
 
-from experiments import char_gpt
+from experiments import breast_cancer, char_gpt
 from lmjax import describe
 from lmjax.data import Tokens
 from lmjax.errors import FieldError, InputError
@@ -145,6 +145,12 @@ def test_what_the_model_alone_knows_is_told_with_its_path(tiny_mlp):
         describe.describe(replace(tiny_mlp, "task.model", SimpleFCN(window=8)))
 
 
+def test_few_operations_are_told_in_a_unit_that_shows_them():
+    experiment = replace(breast_cancer.config(), "task.model.hidden", ())
+    told = describe.to_text(describe.describe(experiment)).splitlines()
+    assert "counted 360 3 times" in " ".join(told[-1].split())
+
+
 def test_bytes_read_well():
     assert [describe.human(n) for n in (0, 999, 8_928, 698_417_037_312, 10_260_000_000_000)] == [
         "0 B",
@@ -152,4 +158,9 @@ def test_bytes_read_well():
         "8.928 kB",
         "698.4 GB",
         "10.26 TB",
+    ]
+    assert [describe.human(n, "") for n in (930, 85_080, 5_702_000)] == [
+        "930",
+        "85.08 k",
+        "5.702 M",
     ]

@@ -6,7 +6,7 @@ import pytest
 from scipy import special
 
 from lmjax.losses import accuracy, cross_entropy, distribution
-from lmjax.metrics import values
+from lmjax.metrics import Mean, merge, values
 
 
 def test_probabilities_as_targets_equal_scipy_and_classes():
@@ -25,3 +25,10 @@ def test_probabilities_as_targets_equal_scipy_and_classes():
         a, b = (function(given[0], targets, given[2]) for targets in (classes, one_hot))
         assert np.allclose(a, b, rtol=1e-6)
         assert abs(a.total - function(*given).total) > 1e-3
+
+
+def test_a_mean_over_nothing_is_not_a_number():
+    empty = {"loss": Mean(0.0, np.float32(0)), "accuracy": Mean(1.0, 2.0)}
+    assert np.isnan(values(empty)["loss"])
+    assert values(empty)["accuracy"] == 0.5
+    assert values(merge([empty, {"loss": Mean(3.0, 2.0)}]))["loss"] == 1.5  # it weighs nothing

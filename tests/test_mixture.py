@@ -54,6 +54,10 @@ def test_quotas_are_the_nearest_whole_numbers(weights):
     assert np.abs(found - exact).max() < 1
 
 
+def test_shares_whose_sum_overflows_are_shares():
+    assert quotas((1e308, 1e308, 2e307)) == quotas((10.0, 10.0, 2.0))
+
+
 @given(weights=weights, seed=st.integers(0, 2**32 - 1), first=st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
 def test_every_block_has_its_shares_and_no_source_has_gaps(weights, seed, first):
@@ -127,6 +131,7 @@ def test_weights_and_sources_decide_the_digest():
     [
         (Mixture(weights=(1.0,)), "one for each of the 2 sources"),
         (Mixture(weights=(1.0, -1.0)), "must be > 0"),
+        (Mixture(weights=(1e308, 1e308)), "must be finite in float32"),
         (Mixture(weights=(1.0, 1e-9)), "below 1 / 4096"),
         (Mixture(sources=("a", "a")), "none twice"),
         (Mixture(sources=(), weights=()), "at least one"),

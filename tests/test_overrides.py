@@ -108,12 +108,54 @@ def test_wrong_words_are_one_line_that_names_them(words):
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--data.tokenizer.path x", "it is a field of data.tokenizer:bpe"),
+        ("--optimizer.momentum 0.9", "it is a field of optimizer:muon or optimizer:sgd"),
+        ("--optimizer.nope 1", "known: --optimizer.learning-rate, --optimizer.weight-decay"),
+        (
+            "--task.model.layers 3",
+            "--task.model.max-length, --task.model.depth, --task",
+        ),
+        ("--learning-rate 1", "nearest: --optimizer.learning-rate"),
+        ("--optimzer.learning-rate 1", "nearest: --optimizer.learning-rate"),
+        ("--data.sequence-lenght 1", "nearest: --data.sequence-length"),
+        ("--steps 3 optimizer:", "unknown optimizer ''; known: adamw"),
+        ("--steps 1_0", "--steps = 1_0: must be a whole number"),
+        ("--seed \u0661", "must be a whole number"),
+        ("--optimizer.learning-rate 1_0.5", "must be a number"),
+        ("data:mixture --data.weights 1_0 2", "--data.weights = 1_0 2: must be"),
+    ],
+)
+def test_what_was_meant_is_told(words, told):
+    with pytest.raises(InputError) as error:
+        change(words)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("words", "field"),
     [
         ("--optimizer.learning-rate -1", "optimizer.learning_rate"),
         ("--optimizer.learning-rate 0", "optimizer.learning_rate"),
         ("--optimizer.learning-rate nan", "optimizer.learning_rate"),
         ("--optimizer.learning-rate inf", "optimizer.learning_rate"),
+        ("--optimizer.learning-rate 1e300", "optimizer.learning_rate"),
+        ("--optimizer.learning-rate 1e-300", "optimizer.learning_rate"),
+        ("--optimizer.weight-decay 1e300", "optimizer.weight_decay"),
+        ("--optimizer.b2 0.99999999999", "optimizer.b2"),
+        ("--optimizer.eps 1e-300", "optimizer.eps"),
+        ("--optimizer.clip-norm 1e-320", "optimizer.clip_norm"),
+        ("--optimizer.clip-norm 1e-39", "optimizer.clip_norm"),  # which XLA takes for 0
+        ("--optimizer.ema-decay 0.999999999999", "optimizer.ema_decay"),
+        ("--task.model.norm-eps 1e-300", "task.model.norm_eps"),
+        ("--task.model.dropout 0.99999999999", "task.model.dropout"),
+        ("--steps 3000000000", "steps"),
+        ("--batch-size 999999999999999999999", "batch_size"),
+        ("--task.model.vocab-size 10000000000000", "task.model.vocab_size"),
+        ("--task.model.max-length 10000000000000", "task.model.max_length"),
+        ("--task.model.width 100000000000", "task.model.width"),
+        ("data:examples --data.image-size 100000000", "data.image_size"),
         ("--optimizer.b1 1.0", "optimizer.b1"),
         ("--optimizer.eps 0", "optimizer.eps"),
         ("--optimizer.clip-norm -1", "optimizer.clip_norm"),
@@ -143,6 +185,12 @@ def test_wrong_values_name_their_field(words, field):
         validate(change(words))
     assert error.value.field == field
     assert "\n" not in str(error.value)
+
+
+def test_the_smallest_and_the_nearest_to_one_that_float32_has_are_valid():
+    smallest, largest = 2.0**-126, 1 - 2.0**-24
+    validate(change(f"--optimizer.clip-norm {smallest} --optimizer.b2 {largest}"))
+    validate(change("--optimizer.clip-norm 0 --optimizer.ema-decay 0 --optimizer.b1 0"))
 
 
 def test_the_untouched_configuration_is_valid():

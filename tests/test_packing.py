@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmjax.data import Tokens
-from lmjax.data.packing import marks_after, marks_at, pack
+from lmjax.data.packing import longest_row, marks_after, marks_at, pack
+from lmjax.errors import FieldError
 
 pytestmark = pytest.mark.smoke
 
@@ -77,3 +78,28 @@ def test_topics_of_the_docs_are_kept_apart():
     unseen = len(packed.validation) - 1 - sum(batch["weights"].sum() for batch in whole)
     assert crossed > 0
     assert unseen == len(packed.validation.boundaries) - 1
+
+
+def test_the_longest_row_of_first_tokens():
+    for boundaries, row in ([], 0), ([0], 0), ([0, 1], 1), ([0, 4, 5, 9, 10, 11, 20], 3):
+        assert longest_row(np.array(boundaries, np.int64)) == row
+
+
+def one_letter_files(folder, count: int = 40) -> str:
+    for number in range(count):
+        (folder / f"{number:03d}.txt").write_text("a")
+    return f"text:{folder}/*.txt"
+
+
+def test_windows_without_a_target_are_refused(tmp_path):
+    source = one_letter_files(tmp_path)
+    with pytest.raises(FieldError, match="sequence_length = 1: must be > 35 under packing"):
+        Tokens(source=source, packing=True, sequence_length=1).load()
+    Tokens(source=source, sequence_length=1).load()
+    for number in range(20):
+        (tmp_path / f"{number:03d}.txt").write_text("plain")
+    data = Tokens(source=source, packing=True, sequence_length=8, validation_fraction=0.16)
+    with pytest.raises(FieldError, match="packing = True: each validation document of"):
+        data.load()
+    (tmp_path / "038.txt").write_text("ab")
+    data.load()

@@ -365,6 +365,8 @@ def test_shards_that_are_not_as_the_index_says_are_refused():
         (["run"], "arguments are required: --out"),
         (["nowhere", "--out", "out"], "nowhere is not a run directory"),
         (["nowhere", "--out", "full"], "full is not an empty folder; choose another --out"),
+        (["nowhere", "--out", "link"], "link is a symbolic link; choose another --out"),
+        (["nowhere", "--out", "x" * 300], f"{'x' * 300}: the name is too long"),
         (["nowhere", "--out", "full/file"], "full/file is not an empty folder"),
         (["nowhere", "--out", "out", "--dtype", "bfloat61"], "nearest: bfloat16"),
     ],
@@ -372,5 +374,8 @@ def test_shards_that_are_not_as_the_index_says_are_refused():
 def test_bad_exports_are_refused(capsys, monkeypatch, words, told):
     Path("full").mkdir()
     Path("full/file").touch()
+    Path("empty").mkdir()
+    Path("link").symlink_to("empty")
+    there = sorted(Path().iterdir())
     assert told in refused(capsys, monkeypatch, "export", *words)
-    assert not Path("out").exists()
+    assert sorted(Path().iterdir()) == there

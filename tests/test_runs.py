@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -155,7 +156,7 @@ def test_neither_listing_nor_the_table_needs_jax():
 def table(text: str) -> list[list[str]]:
     """The rows between the marks, as cells."""
     rows = text.partition(results.BEGIN)[2].partition(results.END)[0].strip().splitlines()
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
 def test_the_table_is_made_of_what_runs_recorded():
@@ -165,16 +166,19 @@ def test_the_table_is_made_of_what_runs_recorded():
         "validation": {"bits_per_byte": 1.6738},
         "seconds": 3725.2,
         "resumed_from": 300,
+        "devices": {**RESULT["devices"], "processor": "Abacus 9"},
     }
     made("runs/b", 400, result=muon, words=("optimizer:muon",))
     made("runs/old", 900, result={**RESULT, "validation": {"bits_per_byte": 9.0}})
-    made("runs/mine", 300, result=RESULT, experiment="mine", words=("--name", "a b"))
+    made("runs/piped", 300, result=RESULT, words=("--data.source", "text:a|b c"))
+    made("runs/mine", 300, result=RESULT, experiment="mine")
+    made("runs/dotted", 300, result=RESULT, experiment="a.b.c")
     made("runs/going", 10, experiment="going")
     Path("README.md").write_text(
         f"# Results\n\nBefore.\n\n{results.BEGIN}\n| experiment | x |\n|---|---|\n"
         f"| kept | by hand |\n| char_gpt | out of date |\n{results.END}\n\nAfter.\n"
     )
-    assert results.write_table("README.md", runs.list_runs("runs").runs) == 4
+    assert results.write_table("README.md", runs.list_runs("runs").runs) == (4, 2)
     text = Path("README.md").read_text()
     assert text.startswith("# Results\n\nBefore.\n\n")
     assert text.endswith("\n\nAfter.\n")
@@ -184,7 +188,7 @@ def test_the_table_is_made_of_what_runs_recorded():
         "kept",
         "char_gpt",
         "char_gpt optimizer:muon",
-        "mine --name 'a b'",
+        "char_gpt --data.source 'text:a\\|b c'",
     ]
     question = "How well does a small GPT learn English reference text, beside models that only "
     assert rows[1] == [
@@ -197,8 +201,9 @@ def test_the_table_is_made_of_what_runs_recorded():
     ]
     assert rows[2][2] == "1.674 bits per byte"
     assert rows[2][4] == "900, 1 h 2 min from step 300"
-    assert rows[3][1] == ""
-    assert results.write_table("README.md", runs.list_runs("runs").runs) == 4
+    assert rows[2][5] == "1 x cpu, 2 cores of Abacus 9, Python 3.11.7, JAX 0.10.2"
+    assert [rows[2][1], rows[3][1]] == ["", ""]  # it has been asked above
+    assert results.write_table("README.md", runs.list_runs("runs").runs) == (4, 2)
     assert Path("README.md").read_text() == text  # writing again changes nothing
 
 
@@ -215,6 +220,27 @@ def test_what_no_table_can_be_made_of_is_refused():
     with pytest.raises(InputError, match=r"runs/a: result\.json has no 'seconds'"):
         results.write_table("marked.md", found)
     assert Path("marked.md").read_text() == marked
+    Path("latin.md").write_bytes(marked.encode() + b"\xe9")
+    with pytest.raises(InputError, match=r"latin\.md: cannot be read"):
+        results.write_table("latin.md", found)
+    loose = f"{results.BEGIN}\n| a | b |\n|---|---|\nno row\n{results.END}\n"
+    Path("loose.md").write_text(loose)
+    with pytest.raises(InputError, match=r"what is no row of a table: 'no row'"):
+        results.write_table("loose.md", found)
+    assert Path("loose.md").read_text() == loose
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seconds", None), ("devices", 5), ("steps", "x"), ("baselines", [])]
+)
+def test_a_damaged_result_is_refused(field, value):
+    made("runs/a", 60, result=RESULT)
+    found = runs.list_runs("runs").runs
+    Path("runs/a/result.json").write_text(json.dumps(RESULT | {field: value}))
+    Path("table.md").write_text(f"{results.BEGIN}\n{results.END}\n")
+    with pytest.raises(InputError, match=r"runs/a: result\.json is damaged") as error:
+        results.write_table("table.md", found)
+    assert "\n" not in str(error.value)
 
 
 def test_the_committed_table_has_the_form_that_is_written():
@@ -222,6 +248,9 @@ def test_the_committed_table_has_the_form_that_is_written():
     head, _, *rows = table(text)
     assert head == list(results.HEAD)
     assert rows
+    asked = set()
     for row in rows:
         assert len(row) == len(head)
-        assert row[1] == results.question(row[0].split()[0])
+        name = row[0].split()[0]
+        assert row[1] == ("" if name in asked else results.question(name))
+        asked.add(name)

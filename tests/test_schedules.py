@@ -47,5 +47,5 @@ def test_warm_up_rises_in_equal_steps_to_the_peak_and_the_shape_follows(schedule
 
 def test_a_warm_up_must_fit_into_the_run():
     Cosine(warmup_steps=10).check_steps(10)
-    with pytest.raises(FieldError, match="warmup_steps"):
+    with pytest.raises(FieldError, match=r"the run's 10 steps; add --schedule\.warmup-steps 2"):
         Cosine(warmup_steps=11).check_steps(10)

@@ -183,6 +183,24 @@ def edited(**fields: object) -> Callable[[Path], None]:
     return edit
 
 
+def in_split(**fields: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "index.json"
+        index = json.loads(path.read_text())
+        index["splits"]["train"] |= fields
+        path.write_text(json.dumps(index))
+
+    return edit
+
+
+def in_documents(**fields: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        index = json.loads((folder / "index.json").read_text())
+        in_split(documents=index["splits"]["train"]["documents"] | fields)(folder)
+
+    return edit
+
+
 def respell(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_text(path.read_text() + " ")
@@ -198,7 +216,25 @@ def respell(folder: Path) -> None:
         (lambda folder: (folder / "index.json").write_text("[]"), "index.json: damaged"),
         (edited(format=2), "of format 2, this version reads 1"),
         (edited(splits={}), "index.json: damaged (KeyError: 'train')"),
-        (edited(dtype="float32"), "damaged (dtype 'float32'"),
+        (edited(dtype="float32"), "damaged (dtype = 'float32': must be one of uint16, uint32"),
+        (edited(vocab_size=0), "damaged (vocab_size = 0: must be >= 1)"),
+        (edited(vocab_size=-5), "damaged (vocab_size = -5: must be >= 1)"),
+        (edited(vocab_size=True), "damaged (vocab_size = True: must be a whole number >= 1)"),
+        (edited(end_of_text=300), "damaged (end_of_text = 300: must be >= 0 and <= 299)"),
+        (edited(tokenizer=5), "damaged (tokenizer = 5: must be the plain name of a file"),
+        (edited(tokenizer="../t.json"), "damaged (tokenizer = '../t.json': must be the plain name"),
+        (edited(tokenizer_sha256="0"), "damaged (tokenizer_sha256 = '0': must be a SHA-256"),
+        (edited(source=None), "damaged (source = None: must be a text)"),
+        (in_split(shards={}), "damaged (splits.train.shards = {}: must be a list of files"),
+        (in_split(shards=[]), "damaged (splits.train.shards = []: must be a list of files"),
+        (in_split(text_bytes=-1), "damaged (splits.train.text_bytes = -1: must be >= 0"),
+        (in_split(shards=[3]), "damaged (splits.train.shards.0.file = 3: must be an object"),
+        (in_documents(count=-1), "damaged (splits.train.documents.count = -1: must be >= 1"),
+        (in_documents(count=0), "damaged (splits.train.documents.count = 0: must be >= 1"),
+        (in_documents(count="x"), "damaged (splits.train.documents.count = 'x': must be a whole"),
+        (in_documents(file=5), "damaged (splits.train.documents.file = 5: must be the plain name"),
+        (in_documents(file="../a"), "splits.train.documents.file = '../a': must be the plain name"),
+        (in_documents(file=".."), "splits.train.documents.file = '..': must be the plain name"),
         (edited(dtype="uint32"), "numbers of 4 bytes"),
         (respell, "not the content that index.json records"),
     ],
@@ -209,6 +245,24 @@ def test_a_damaged_folder_is_refused(folder, capsys, damage, told):
     err = capsys.readouterr().err
     assert told in err
     assert err.count("\n") == 1
+    assert cli.main(["data", "describe", f"tokens:{folder}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def documents_of(folder: Path, starts: np.ndarray) -> None:
+    """Put these in place of the starts of the training documents, with the hash that fits."""
+    (folder / "train-documents.bin").write_bytes(starts.tobytes())
+    digest = hashlib.sha256(starts.tobytes()).hexdigest()
+    in_documents(count=len(starts), sha256=digest)(folder)
+
+
+@pytest.mark.parametrize("starts", [[1, 2], [0, 9, 5], [0, 10**9]])
+def test_documents_out_of_order_are_found_by_describe(folder, capsys, starts):
+    documents_of(folder, np.array([0, 5, 9], np.int64))
+    assert cli.main(["data", "describe", f"tokens:{folder}"]) == 0
+    documents_of(folder, np.array(starts, np.int64))
+    assert cli.main(["data", "describe", f"tokens:{folder}"]) == 2
+    assert "documents start out of order, or beyond the tokens" in capsys.readouterr().err
 
 
 def test_changed_content_is_found_by_describe(folder, capsys):
@@ -260,6 +314,10 @@ def raw(content: bytes) -> Callable[[Path], None]:
         (raw(ids(2000).tobytes()), "tokens:{}/a.bin data.tokenizer:bpe",
          "data.tokenizer = 'bpe': tokens:"),
         (nothing, "text:{}/a.txt", "data.source = "),
+        (nothing, "python_docs --data.packing True --data.sequence-length 1",
+         "data.sequence_length = 1: must be > 1 under packing"),
+        (raw(ids(2000).tobytes()), "tokens:{}/a.bin --data.packing True --data.sequence-length 1",
+         "data.sequence_length = 1: must be > 1 under packing"),
         (nothing, "python_dosc", "nearest: python_docs"),
         (nothing, "python_docs --data.end-of-text 60000", "data.end_of_text = 60000: must be"),
         (nothing, "python_docs data.tokenizer:bpe --data.tokenizer.path {}/none",

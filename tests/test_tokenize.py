@@ -1,5 +1,6 @@
 """`lmjax data tokenize`: what it writes, whole or not at all, and what it refuses."""
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -15,7 +16,8 @@ from tokenizers import Tokenizer
 
 from lmjax import cli
 from lmjax.data import embedded, token_index
-from lmjax.data.tokenize import draft_of, read_tokenizer, tokenize
+from lmjax.data.tokenize import read_tokenizer, tokenize
+from lmjax.draft import draft_of
 from lmjax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +110,12 @@ def test_the_command_line(tmp_path, capsys):
         (["text:{}/short.txt"], "the validation part has no text"),
         (["python_docs", "--tokenizer", "bpe"], "write bytes, bpe:VOCAB_SIZE or"),
         (["python_docs", "--tokenizer", "bpe:many"], "write bytes, bpe:VOCAB_SIZE or"),
+        (
+            ["python_docs", "--tokenizer", "bpe:\u0664\u0660\u0660"],
+            "write bytes, bpe:VOCAB_SIZE or",
+        ),
+        (["text:{}/short.txt", "--tokenizer", "bpe:1000000"], "vocab_size = 1000000: must be <= 2"),
+        (["python_docs", "--validation-fraction", "0.\u0661"], "must be a number"),
         (["python_docs", "--tokenizer", "bpe:20"], "vocab_size = 20: must be >= 257"),
         (["python_docs", "--tokenizer", "{}/empty.txt"], "not a tokenizer.json"),
         (["python_docs", "--validation-fraction", "1.5"], "must be > 0 and < 1"),
@@ -129,12 +137,40 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, words, told)
 
 
 def test_only_one_process_writes(tmp_path):
-    with draft_of(epath.Path(tmp_path / "out")) as draft:
+    with contextlib.suppress(StopIteration), draft_of(tmp_path / "out") as draft:
         (draft / "mine").touch()
         with pytest.raises(InputError, match="another process is writing it"):
             tokenize("python_docs", str(tmp_path / "out"), "bytes", 0.1, quiet=True)
         assert (draft / "mine").exists()
+        raise StopIteration
+    assert not list(tmp_path.iterdir())
     tokenize("python_docs", str(tmp_path / "out"), "bytes", 0.1, quiet=True)
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path, capsys):
+    precious = tmp_path / ".out.draft" / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    words = ["data", "tokenize", "python_docs", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    assert ".out.draft is in the way, and is no draft of lmjax's" in capsys.readouterr().err
+    assert precious.exists()
+    precious.rename(tmp_path / "precious")
+    assert cli.main(words) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
+
+
+def test_what_is_put_into_a_draft_outlives_it(tmp_path):
+    with draft_of(tmp_path / "out") as draft:
+        (draft.parent / "precious").touch()
+    assert (tmp_path / ".out.draft" / "precious").exists()
+    assert (tmp_path / "out").is_dir()
+
+
+def test_a_link_that_leads_nowhere_is_there_already(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "none")
+    with pytest.raises(InputError, match="is there already"):
+        tokenize("python_docs", str(tmp_path / "out"), "bytes", 0.1, quiet=True)
 
 
 def test_killed_and_started_again(tmp_path, written):
@@ -147,7 +183,7 @@ def test_killed_and_started_again(tmp_path, written):
         "tokenize(sys.argv[1], sys.argv[3], sys.argv[2], 0.1, shard=5000)"
     )
     with subprocess.Popen([sys.executable, "-c", code, *words, str(out)], cwd=ROOT) as process:
-        while not list(tmp_path.glob(".out.draft/train-*.bin")) and process.poll() is None:
+        while not list(tmp_path.glob(".out.draft/content/train-*.bin")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL

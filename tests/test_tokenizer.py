@@ -161,6 +161,18 @@ def test_a_vocabulary_that_loses_text_is_refused(description, change, told):
     assert "\n" not in str(error.value)
 
 
+def test_bytes_of_a_command_line_that_are_no_text_are_bytes(description):
+    for codec in (ByteCodec(), BPECodec(description, "a.json")):
+        assert codec.decode(codec.encode("a\udcff").tolist()) == b"a\xff"
+        with pytest.raises(InputError, match=r"'\\ud800' at character 1 is no text"):
+            codec.encode("a\ud800")
+
+
+def test_no_more_ids_are_learnt_than_a_text_has():
+    with pytest.raises(FieldError, match="vocab_size = 1000000: must be <= 260: a text of 3 bytes"):
+        BPE(vocab_size=10**6).build(lambda: [b"ab", b"c"])
+
+
 def test_settings_are_checked(tmp_path):
     with pytest.raises(FieldError, match="vocab_size = 256: must be >= 257"):
         BPE(vocab_size=256).validate()

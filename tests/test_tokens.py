@@ -17,9 +17,10 @@ from lmjax.data import BPE, Dataset, Mixture, Tokens, embedded
 from lmjax.data.batch import Batch
 from lmjax.data.order import shuffled, words
 from lmjax.data.stream import Stream
+from lmjax.data.texts import find_texts
 from lmjax.data.tokenize import tokenize
 from lmjax.data.tokens import TokenWindows
-from lmjax.errors import InputError
+from lmjax.errors import FieldError, InputError
 from lmjax.models import GPT
 from lmjax.tasks import LanguageModel
 
@@ -237,6 +238,22 @@ def test_a_text_is_cut_between_characters(tmp_path):
     dataset = Tokens(source=f"text:{path}", sequence_length=8, validation_fraction=0.1234).load()
     assert len(dataset.train) % 3 == 0
     assert len(dataset.train) + len(dataset.validation) == 3000
+
+
+def test_a_file_of_that_very_name_comes_before_a_glob(tmp_path, monkeypatch):
+    (tmp_path / "br[1].txt").write_text("literal")
+    (tmp_path / "br1.txt").write_text("matched")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (f"text:{tmp_path}/br[1].txt", "text:~/br[1].txt"):
+        assert list(find_texts(name).train()) == [b"literal"]
+    (tmp_path / "br[1].txt").unlink()
+    assert list(find_texts("text:~/br[1].txt").train()) == [b"matched"]
+
+
+def test_a_text_that_is_gone_is_told_as_the_source(tmp_path):
+    with pytest.raises(FieldError) as error:
+        Tokens(source=f"text:{tmp_path}/gone", tokenizer=BPE()).codec()
+    assert error.value.field == "source"
 
 
 def test_a_text_too_large_for_memory_says_how_to_go_on(monkeypatch):

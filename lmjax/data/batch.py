@@ -67,8 +67,8 @@ class Data(Part):
         It takes no memory, and no data where the settings alone say what a batch looks like, so
         that a model can be described on a machine without its data.
         """
-        batch = self.load().batch(0, 0, batch_size)
-        return {name: blank(x.shape, x.dtype) for name, x in batch.items()}
+        row = self.load().batch(0, 0, 1)
+        return {name: blank((batch_size, *x.shape[1:]), x.dtype) for name, x in row.items()}
 
     def codec(self) -> Codec | None:
         """How its token ids are read as text, from no more of the data than that needs; None =

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Integer
 
-from lmjax.data.tokenizer import Codec, Documents, Tokenizer
+from lmjax.data.tokenizer import Codec, Documents, Tokenizer, as_bytes
 from lmjax.errors import FieldError, InputError, check_integer
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")  # of GPT-2 and of Llama 3
@@ -41,6 +41,7 @@ class BPE(Tokenizer):
 
     def build(self, documents: Documents) -> "BPECodec":
         if not self.path:
+            self.check_merges(documents())
             return BPECodec(learn(documents(), self.vocab_size), "the learnt vocabulary")
         try:
             return BPECodec(epath.Path(self.path).read_text(), self.path)
@@ -48,6 +49,16 @@ class BPE(Tokenizer):
             raise FieldError("path", self.path, f"cannot be read ({error.strerror})") from None
         except UnicodeDecodeError:
             raise FieldError("path", self.path, "is not a tokenizer.json") from None
+
+    def check_merges(self, documents: Iterable[bytes]) -> None:
+        """Refuse more ids than there can be: each merge takes a byte of the text, at least."""
+        merges, size = self.vocab_size - LEAST_VOCABULARY, 0
+        for document in documents:
+            size += len(document)
+            if size >= merges:
+                return
+        allowed = f"must be <= {LEAST_VOCABULARY + size}: a text of {size} bytes has no more merges"
+        raise FieldError("vocab_size", self.vocab_size, allowed)
 
 
 class BPECodec(Codec):
@@ -88,8 +99,7 @@ class BPECodec(Codec):
         self._byte_ids = np.array([ids[bytes([byte])] for byte in range(256)], self.dtype)
 
     def encode(self, text: bytes | str) -> Integer[np.ndarray, "_"]:
-        document = text.encode() if isinstance(text, str) else text
-        return next(self._encode([document]))
+        return next(self._encode([as_bytes(text)]))
 
     def encode_documents(self, documents: Iterable[bytes]) -> Iterator[Integer[np.ndarray, "_"]]:
         end = [] if self.end_of_text is None else [self.end_of_text]

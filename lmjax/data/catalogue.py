@@ -23,6 +23,8 @@ Told = dict[str, str]  # heading -> what is said under it
 
 def table(data_dir: str) -> str:
     """A line for each data set that is embedded or prepared."""
+    if data_dir and not prepared.folder(data_dir).is_dir():
+        raise InputError(f"--data-dir {data_dir}: no such directory")
     rows = [("name", "size", "licence", "state")]
     for name, facts in embedded.FACTS.items():
         rows.append((name, facts.size, facts.licence, "embedded"))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from lmjax.errors import unknown
-from lmjax.flags import Parser
+from lmjax.flags import Parser, number
 
 USAGE = """usage: lmjax data VERB ...
 
@@ -83,7 +83,7 @@ def tokenize(words: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--validation-fraction",
-        type=float,
+        type=number,
         default=0.1,
         help="of the text, from its end, where the source has no validation part; 0.1",
     )

@@ -16,6 +16,7 @@ from lmjax.errors import check_integer, check_number, unknown
 
 # Read as they are, and as tfds:NAME to the same bits: TFDS takes 0.9 s of CPU to import and open.
 EMBEDDED = {"digits": embedded.digits, "breast_cancer": embedded.breast_cancer}
+MOST_PIXELS = 2**13  # of a side of an image, which then takes 0.8 GB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Examples(Data):
 
     def validate(self) -> None:
         check_integer("held_out", self.held_out, least=1)
-        check_integer("image_size", self.image_size, least=0)
+        check_integer("image_size", self.image_size, least=0, most=MOST_PIXELS)
         check_number("memory_gb", self.memory_gb, least=0)
 
     def load(self) -> "LabelledExamples":

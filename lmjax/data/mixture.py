@@ -19,7 +19,7 @@ from lmjax.data.batch import Batch, Data, Dataset
 from lmjax.data.order import words
 from lmjax.data.tokenizer import Codec
 from lmjax.data.tokens import Tokens
-from lmjax.errors import FieldError, check_number
+from lmjax.errors import FieldError, check_number, fields_of
 from lmjax.parts import field_types
 
 BLOCK = 4096
@@ -61,16 +61,15 @@ class Mixture(Data):
         return self.parts()[0].codec()
 
     def load(self) -> "Mixed":
-        try:
+        with fields_of("each"):
             members = [part.load() for part in self.parts()]
-        except FieldError as error:
-            raise error.under("each") from None
         return Mixed(members, quotas(self.weights))
 
 
 def quotas(weights: Sequence[float]) -> tuple[int, ...]:
     """Rows of each in a block: the nearest whole numbers that sum to BLOCK (largest remainders)."""
-    exact = np.array(weights, np.float64) / np.sum(weights) * BLOCK
+    shares = np.array(weights, np.float64) / np.max(weights)  # whose sum cannot overflow
+    exact = shares / np.sum(shares) * BLOCK
     counts = np.floor(exact).astype(int)
     missing = BLOCK - counts.sum()
     counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1

@@ -35,6 +35,18 @@ def pack(marks: Bool[np.ndarray, "B W"]) -> Packed:
     )
 
 
+def longest_row(boundaries: Integer[np.ndarray, "d"]) -> int:
+    """The most positions next to each other that are boundaries, the stream's first not counted.
+
+    A window of no more targets than that may have none that counts.
+    """
+    inside = boundaries[boundaries > 0]
+    if not len(inside):
+        return 0
+    ends = np.flatnonzero(np.diff(inside) != 1) + 1  # of each row of neighbours but the last
+    return int(np.diff(np.array([0, *ends.tolist(), len(inside)])).max())
+
+
 def marks_at(
     boundaries: Integer[np.ndarray, "d"], starts: Int64[np.ndarray, "B"], size: int
 ) -> Bool[np.ndarray, "B size"]:

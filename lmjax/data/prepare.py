@@ -14,7 +14,7 @@ from pathlib import Path
 
 from etils import epath
 
-from lmjax.data import download, prepared
+from lmjax.data import download, embedded, prepared
 from lmjax.errors import InputError, RunError
 
 PINNED = ("tensorflow-datasets", "array-record")  # as they are here, for the same format
@@ -23,6 +23,9 @@ BESIDE = ("tensorflow-cpu", "importlib-resources")  # TFDS imports the latter, a
 
 def prepare(source: str, data_dir: str) -> str:
     """Write a data set; returns a line that says where it is."""
+    if source in embedded.FACTS:
+        told = f"is embedded, and needs no preparation; `lmjax data prepare tfds:{source}`"
+        raise InputError(f"{source} {told} writes it for TFDS")
     name, root = prepared.parse(source), prepared.folder(data_dir)
     if prepared.is_embedded(name):
         prepared.write_embedded(source, data_dir)

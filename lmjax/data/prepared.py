@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib.util
 import io
 import os
 import re
@@ -79,12 +80,22 @@ def find(source: str, data_dir: str) -> epath.Path:
     if wanted.version:
         versions = [version for version in versions if version == wanted.version]
     if not versions:
-        there = [*embedded.FACTS, *_folders(root)]
-        near = difflib.get_close_matches(wanted.name, set(there) - {wanted.name}, n=1)
-        hint = f" (nearest there: {PREFIX}{near[0]})" if near else ""
+        known = {*embedded.FACTS, *_folders(root), *names_of_tfds()}
+        near = [] if wanted.name in known else difflib.get_close_matches(wanted.name, known, n=1)
+        hint = f"nearest: {PREFIX}{near[0]}; or " if near else ""
         command = prepare_command(source, data_dir)
-        raise InputError(f"{source} is not prepared in {root}; `{command}` does it{hint}")
+        raise InputError(f"{source} is not prepared in {root}; {hint}`{command}` does it")
     return root / wanted.name / config / versions[-1]
+
+
+def names_of_tfds() -> set[str]:
+    """Most data sets of TFDS, by the files of its package, which is not imported."""
+    spec = importlib.util.find_spec("tensorflow_datasets")
+    assert spec is not None  # lmjax needs it
+    assert spec.submodule_search_locations is not None  # it is a package
+    package = epath.Path(spec.submodule_search_locations[0])
+    checked = {path.stem for path in (package / "url_checksums").glob("*.txt")}
+    return checked | set(_folders(package / "datasets"))
 
 
 def prepare_command(source: str, data_dir: str) -> str:

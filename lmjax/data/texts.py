@@ -1,6 +1,7 @@
 """Texts by name, as documents: embedded ones, files, and the texts of TFDS."""
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -80,12 +81,23 @@ def _whole_characters(document: bytes, cut: int) -> int:
 
 
 def _files(source: str, pattern: str) -> Texts:
-    paths = [epath.Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-    files = [path for path in paths if path.is_file()]
+    files = matching_files(pattern)
     if not files:
         raise FieldError("source", source, "no such file")
     size = sum(path.stat().length for path in files)
     return Texts("not stated", lambda: map(_read_file, files), None, size)
+
+
+def matching_files(pattern: str) -> list[epath.Path]:
+    """The file of that very name, or else those that the glob matches, by name; `~` is one's home.
+
+    So br[1].txt is the file that is called so.
+    """
+    pattern = os.path.expanduser(pattern)
+    if os.path.isfile(pattern):
+        return [epath.Path(pattern)]
+    names = sorted(glob.glob(pattern, recursive=True))
+    return [epath.Path(name) for name in names if os.path.isfile(name)]
 
 
 def _read_file(path: epath.Path) -> bytes:

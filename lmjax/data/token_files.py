@@ -5,9 +5,7 @@ val.bin), or a file or glob of such raw little-endian ids (llm.c's, which have a
 make one stream in order of name.
 """
 
-import glob
 import hashlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +16,7 @@ from jaxtyping import Integer
 from lmjax.data import token_index
 from lmjax.data.bpe import BPECodec
 from lmjax.data.stream import Stream
+from lmjax.data.texts import matching_files
 from lmjax.data.token_index import Index
 from lmjax.data.tokenizer import ByteCodec, Codec
 from lmjax.data.tokens import SHARDS, Corpus, Tokens
@@ -46,10 +45,10 @@ def raw_files(source: str) -> tuple[list[epath.Path], list[epath.Path]]:
             told = f"holds neither {token_index.NAME} nor {' and '.join(missing)}; {_how(path)}"
             raise FieldError("source", source, told)
         return [path / RAW[0]], [path / RAW[1]]
-    found = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
-    if not found:
+    files = matching_files(str(path))
+    if not files:
         raise FieldError("source", source, f"no such file or folder; {_how(path)}")
-    return [epath.Path(name) for name in found], []
+    return files, []
 
 
 def find_codec(source: str) -> Codec | None:

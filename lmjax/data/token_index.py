@@ -10,12 +10,14 @@ int64 for the documents, which are the positions at which they start in the shar
 import dataclasses
 import hashlib
 import json
+import re
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from lmjax.errors import InputError
+from lmjax.errors import FieldError, InputError, check_choice, check_integer, fields_of
 from lmjax.record import canonical
 
 FORMAT, NAME, TOKENIZER = 1, "index.json", "tokenizer.json"
@@ -23,6 +25,7 @@ DTYPES = ("uint16", "uint32")
 SPLITS = ("train", "validation")
 BYTES = "bytes"  # the tokenizer that has no file
 STARTS = "int64"  # of documents
+MOST_BYTES = 2**63 - 1  # of a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,28 +77,66 @@ class Index:
 
 
 def read_index(folder: epath.Path) -> Index:
-    """The index of a folder; raises InputError for one that is damaged."""
+    """The index of a folder; raises InputError for one that is damaged, which names the field."""
     path = folder / NAME
     try:
         record = json.loads(path.read_text())
         if record["format"] != FORMAT:
             raise InputError(f"{path}: of format {record['format']}, this version reads {FORMAT}")
-        splits = {name: _split(record["splits"][name]) for name in SPLITS}
         names = [field.name for field in dataclasses.fields(Index)]
-        fields: dict[str, Any] = {name: record[name] for name in names} | {"splits": splits}
+        fields: dict[str, Any] = {name: record[name] for name in names}
+        _check(fields)
+        fields["splits"] = {name: _split(name, record["splits"][name]) for name in SPLITS}
+        return Index(**fields)
+    except FieldError as error:
+        raise InputError(f"{path}: damaged ({error})") from None
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: damaged ({type(error).__name__}: {error})") from None
-    index = Index(**fields)
-    if index.dtype not in DTYPES or not isinstance(index.vocab_size, int):
-        raise InputError(f"{path}: damaged (dtype {index.dtype!r}, vocab_size {index.vocab_size})")
-    return index
 
 
-def _split(record: dict[str, Any]) -> Split:
-    shards = tuple(File(**shard) for shard in record["shards"])
-    return Split(int(record["text_bytes"]), shards, File(**record["documents"]))
+def _check(fields: dict[str, Any]) -> None:
+    """Raise FieldError for a value of the wrong type or out of range."""
+    for name in ("source", "licence", "dtype"):
+        if not isinstance(fields[name], str):
+            raise FieldError(name, fields[name], "must be a text")
+    _check_name("tokenizer", fields["tokenizer"])
+    _check_digest("tokenizer_sha256", fields["tokenizer_sha256"])
+    check_choice("dtype", fields["dtype"], DTYPES)
+    check_integer("vocab_size", fields["vocab_size"], least=1)
+    if fields["end_of_text"] is not None:
+        check_integer("end_of_text", fields["end_of_text"], least=0, most=fields["vocab_size"] - 1)
+
+
+def _split(name: str, record: dict[str, Any]) -> Split:
+    with fields_of(f"splits.{name}"):
+        check_integer("text_bytes", record["text_bytes"], least=0, most=MOST_BYTES)
+        if not isinstance(record["shards"], list) or not record["shards"]:
+            raise FieldError("shards", record["shards"], "must be a list of files, of one at least")
+        shards = [_file(f"shards.{n}", shard) for n, shard in enumerate(record["shards"])]
+        return Split(record["text_bytes"], tuple(shards), _file("documents", record["documents"]))
+
+
+def _file(name: str, record: Any) -> File:
+    with fields_of(name):
+        if not isinstance(record, dict):
+            raise FieldError("file", record, "must be an object of file, count and sha256")
+        _check_name("file", record["file"])
+        check_integer("count", record["count"], least=1, most=MOST_BYTES)
+        _check_digest("sha256", record["sha256"])
+        return File(**record)
+
+
+def _check_name(field: str, name: Any) -> None:
+    """Refuse what is no plain name of a file, and could lead out of the folder."""
+    if not isinstance(name, str) or name == ".." or PurePath(name).name != name or "\0" in name:
+        raise FieldError(field, name, "must be the plain name of a file in this folder")
+
+
+def _check_digest(field: str, digest: Any) -> None:
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise FieldError(field, digest, "must be a SHA-256 in 64 hex digits")
 
 
 def map_file(folder: epath.Path, file: File, dtype: str) -> np.ndarray:
@@ -113,7 +154,17 @@ def map_file(folder: epath.Path, file: File, dtype: str) -> np.ndarray:
 
 
 def verify(folder: epath.Path, index: Index) -> None:
-    """Read every byte and compare the SHA-256s; raises InputError that names the file."""
+    """Read every byte: sizes, SHA-256s, and that documents start in order, each in the tokens.
+
+    Raises InputError that names the file.
+    """
+    for split in index.splits.values():
+        for shard in split.shards:
+            map_file(folder, shard, index.dtype)
+        starts = np.asarray(map_file(folder, split.documents, STARTS))
+        if starts[0] != 0 or np.any(np.diff(starts) < 0) or starts[-1] > split.count:
+            path = folder / split.documents.file
+            raise InputError(f"{path}: documents start out of order, or beyond the tokens")
     files = [file for split in index.splits.values() for file in (*split.shards, split.documents)]
     wanted = {file.file: file.sha256 for file in files}
     if index.tokenizer != BYTES:

@@ -1,13 +1,12 @@
 """`lmjax data tokenize`: a text as token ids on the disk, once, for all runs to map into memory."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -18,6 +17,7 @@ from lmjax.data.bpe import BPE, BPECodec
 from lmjax.data.texts import Texts, find_texts, split
 from lmjax.data.token_index import File, Index, Split
 from lmjax.data.tokenizer import Bytes, Codec, Tokenizer
+from lmjax.draft import draft_of
 from lmjax.errors import InputError, check_number
 
 SHARD = 10**8  # tokens of a file, at most
@@ -47,11 +47,12 @@ def tokenize(
       quiet: show no progress.
     """
     check_number("validation-fraction", validation_fraction, above=0, below=1)
-    settings, path = read_tokenizer(tokenizer), epath.Path(out)
-    if path.exists():
+    settings, path = read_tokenizer(tokenizer), Path(out)
+    if os.path.lexists(path):  # a link that leads nowhere is there, too
         raise InputError(f"--out {out} is there already; remove it or choose another folder")
     texts = find_texts(source, data_dir)
-    with draft_of(path) as draft:
+    with draft_of(path) as folder:
+        draft = epath.Path(folder)
         train, validation = split(texts, validation_fraction)
         console = Console(quiet)
         if isinstance(settings, BPE) and not settings.path:
@@ -64,7 +65,6 @@ def tokenize(
         seconds = time.monotonic() - begun
         index = _index(source, texts, codec, writer.dtype, splits, draft)
         (draft / token_index.NAME).write_text(json.dumps(index.to_record(), indent=1) + "\n")
-        draft.replace(path)
     size = sum(part.text_bytes for part in splits.values())
     counts = " and ".join(f"{splits[name].count:,} {name}" for name in token_index.SPLITS)
     return (
@@ -80,38 +80,12 @@ def read_tokenizer(text: str) -> Tokenizer:
     size = text.removeprefix(LEARN)
     if epath.Path(text).is_file():
         return BPE(path=text)
-    if size == text or not size.isdecimal():
+    if size == text or not (size.isascii() and size.isdecimal()):
         told = "no such file; write bytes, bpe:VOCAB_SIZE or the path of a tokenizer.json"
         raise InputError(f"--tokenizer {text}: {told}")
     settings = BPE(vocab_size=int(size))
     settings.validate()
     return settings
-
-
-@contextlib.contextmanager
-def draft_of(path: epath.Path) -> Iterator[epath.Path]:
-    """A fresh folder beside `path`, of which only one process at a time can be the owner.
-
-    A process that was killed leaves its draft behind, and the next one begins anew.
-    """
-    draft = path.parent / f".{path.name}.draft"
-    try:
-        draft.mkdir(parents=True, exist_ok=True)
-        held = os.open(draft, os.O_RDONLY)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in draft.iterdir():
-                left.unlink()
-            try:
-                yield draft
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-        finally:
-            os.close(held)
-    except BlockingIOError:
-        raise InputError(f"--out {path}: another process is writing it") from None
-    except OSError as error:
-        raise InputError(f"--out {path}: cannot be written ({error.strerror})") from None
 
 
 class Writer:

@@ -12,9 +12,21 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Integer
 
+from lmjax.errors import InputError
 from lmjax.parts import Part
 
 Documents = Callable[[], Iterable[bytes]]  # reads them anew at each call
+
+
+def as_bytes(text: bytes | str) -> bytes:
+    """UTF-8 of a text; bytes that a command line could not read as UTF-8 are themselves again."""
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        wrong = text[error.start : error.end]
+        raise InputError(f"{wrong!r} at character {error.start} is no text") from None
 
 
 class Codec:
@@ -76,4 +88,4 @@ class ByteCodec(Codec):
         return map(self.encode, documents)
 
     def encode(self, text: bytes | str) -> Integer[np.ndarray, "_"]:
-        return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
+        return np.frombuffer(as_bytes(text), np.uint8)

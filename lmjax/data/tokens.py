@@ -13,11 +13,12 @@ from jaxtyping import Int32, Int64
 
 from lmjax.data.batch import Batch, Data, Dataset, blank, padded
 from lmjax.data.order import shuffled, words
-from lmjax.data.packing import pack
+from lmjax.data.packing import longest_row, pack
 from lmjax.data.stream import Stream
 from lmjax.data.texts import find_texts, split
 from lmjax.data.tokenizer import ByteCodec, Bytes, Codec, Documents, Tokenizer
 from lmjax.errors import FieldError, InputError, check_choice, check_integer, check_number
+from lmjax.parts import field_types
 
 SHARDS = "tokens:"  # the prefix of a source that is tokenized already
 MOST_BYTES, MOST_TEXT = 2**32, 2**28  # of a text that is read, or tokenized, anew at each start
@@ -87,7 +88,32 @@ class Tokens(Data):
                 raise FieldError("sequence_length", self.sequence_length, allowed)
             if self.packing and not part.knows_documents:
                 raise FieldError("packing", True, f"{self.source!r} does not say where texts end")
+        if self.packing:
+            self._check_packing(corpus)
         return TokenWindows(self, corpus)
+
+    def _check_packing(self, corpus: Corpus) -> None:
+        """Refuse documents of which whole windows can consist without a target that counts.
+
+        Where only an id says where they end, that is known of no more than single tokens, and a
+        run that meets such a batch stops by its loss.
+        """
+        known = corpus.train.boundaries
+        row = 1 if known is None else longest_row(known)
+        if self.sequence_length <= row:
+            told = f"{row} in a row of {self.source!r} may be first tokens of documents"
+            allowed = f"must be > {row} under packing: {told}, which are no targets"
+            raise FieldError("sequence_length", self.sequence_length, allowed)
+        known, last = corpus.validation.boundaries, self.evaluated_of(corpus.validation)
+        if known is not None and np.count_nonzero((known > 0) & (known <= last)) == last:
+            allowed = f"each validation document of {self.source!r} is one token, and so no target"
+            raise FieldError("packing", True, allowed)
+
+    def evaluated_of(self, validation: Stream) -> int:
+        """Targets of an evaluation on a validation part."""
+        last = len(validation) - 1
+        limit = self.validation_windows * self.sequence_length
+        return min(last, limit) if limit else last
 
     def codec(self) -> Codec | None:
         if self.source.startswith(SHARDS):
@@ -103,6 +129,8 @@ class Tokens(Data):
         try:
             return self.tokenizer.build(documents)
         except FieldError as error:
+            if error.field not in field_types(self.tokenizer):
+                raise  # of the documents
             raise error.under("tokenizer") from None
 
     def corpus(self) -> Corpus:
@@ -169,9 +197,7 @@ class TokenWindows(Dataset):
     @property
     def evaluated(self) -> int:
         """Targets of the evaluation."""
-        last = len(self.validation) - 1
-        limit = self.config.validation_windows * self.length
-        return min(last, limit) if limit else last
+        return self.config.evaluated_of(self.validation)
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """Every token but the first is predicted once, in windows that do not overlap."""

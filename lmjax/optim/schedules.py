@@ -30,7 +30,8 @@ class Schedule(Part):
     def check_steps(self, steps: int) -> None:
         """Refuse a warm-up that does not fit into the run."""
         if self.warmup_steps > steps:
-            allowed = f"must be at most the run's {steps} steps"
+            shorter = f"add --schedule.warmup-steps {steps // 4}"
+            allowed = f"must be at most the run's {steps} steps; {shorter}"
             raise FieldError("warmup_steps", self.warmup_steps, allowed)
 
     def shape(self, progress: Float[Array, ""]) -> Float[Array, ""]:

@@ -1,6 +1,5 @@
 """A trained model as a folder that transformers loads by from_pretrained."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from lmjax import runfiles
+from lmjax.draft import draft_of
 from lmjax.errors import InputError, check_choice
 from lmjax.load import load
 from lmjax.models import Model
@@ -40,6 +40,8 @@ def export(run: str, out: str, step: int | None = None, dtype: str = "float32") 
 
 def check_free(out: Path) -> None:
     """Refuse to write over anything; raises InputError."""
+    if out.is_symlink():  # a folder cannot take its place
+        raise InputError(f"{out} is a symbolic link; choose another --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder; choose another --out")
 
@@ -50,17 +52,14 @@ def write(model: Model, params: Any, out: Path, dtype: str) -> None:
     from safetensors.numpy import save_file
 
     layout = layout_of(model)
-    draft = out.parent / f".{out.name}.draft"
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+    with draft_of(out) as draft:
         tensors = tensors_of(model, params, dtype)
-        save_file(tensors, draft / WHOLE, metadata={"format": "pt"})  # transformers asks for it
+        try:
+            save_file(tensors, draft / WHOLE, metadata={"format": "pt"})  # as transformers asks
+        except SafetensorError as error:
+            raise InputError(f"{out}: cannot be written ({error})") from None
         config = {**layout.config(model), "dtype": dtype}
         runfiles.write_json(epath.Path(draft / CONFIG), config)
-        draft.replace(out)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{out}: cannot be written ({error})") from None
 
 
 def tensors_of(model: Model, params: Any, dtype: str) -> dict[str, np.ndarray]:

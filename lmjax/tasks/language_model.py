@@ -23,6 +23,7 @@ from lmjax.tasks.base import Outcome, Task, Variables, check_shape
 
 CrossEntropy = Literal["auto", "plain", "chunked", "one-pass"]
 PLAIN = 2**26  # logits of one device up to which auto holds them all, 256 MiB in float32
+MOST_SHOWN = 10_000  # tokens of text at the end of a run
 COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
 
 
@@ -48,7 +49,7 @@ class LanguageModel(Task):
         check_choice("cross_entropy", self.cross_entropy, get_args(CrossEntropy))
         check_integer("loss_chunk", self.loss_chunk, least=1)
         check_number("z_loss", self.z_loss, least=0)
-        check_integer("showcase_length", self.showcase_length, least=0)
+        check_integer("showcase_length", self.showcase_length, least=0, most=MOST_SHOWN)
 
     def check(self, dataset: Dataset) -> None:
         for part in _windows(dataset):

@@ -1,0 +1,49 @@
+"""Whether a run fits into the memory of its machine, told from shapes, before anything is made."""
+
+import math
+import os
+
+import jax
+
+from lmjax.console import human
+from lmjax.data import Dataset
+from lmjax.errors import FieldError, InputError
+from lmjax.experiment import Experiment
+from lmjax.state import TrainState
+
+
+def check_batch(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse batches that this machine cannot hold; a row of one is read."""
+    row = dataset.batch(experiment.seed, 0, 1)
+    size, memory = sum(x.nbytes for x in row.values()) * experiment.batch_size, host_memory()
+    if size > memory:
+        allowed = f"a batch takes {human(size)}, and this machine has {human(memory)}"
+        raise FieldError("batch_size", experiment.batch_size, allowed)
+
+
+def check_state(state: TrainState) -> None:
+    """Refuse a state whose share, and that of the gradients, no device can hold.
+
+    Of `state` only shapes, dtypes and shardings count. Activations come on top of it.
+    """
+    leaves = [*jax.tree.leaves(state), *jax.tree.leaves(state.params)]  # gradients are as params
+    size = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    memory = device_memory()
+    if size > memory:
+        raise InputError(
+            f"the state and its gradients take {human(size)} on each device, which has "
+            f"{human(memory)}; choose a smaller task.model, or share it by --parallel.fsdp"
+        )
+
+
+def device_memory() -> int:
+    """Bytes that each device has; simulated devices share those of the host."""
+    told = jax.local_devices()[0].memory_stats()
+    if told and "bytes_limit" in told:
+        return told["bytes_limit"]
+    return host_memory() // jax.local_device_count()
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
