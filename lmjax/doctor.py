@@ -5,6 +5,8 @@ import os
 import platform
 from typing import Any
 
+from lmjax.console import aligned
+
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -50,8 +52,10 @@ def versions() -> dict[str, str]:
 
 
 def examine() -> str:
-    """Versions, devices and the pairing of flax with jax, one line each."""
+    """Versions, devices, the pairing of flax with jax, and what is set for whom."""
     import jax
+
+    from lmjax.platforms import table
 
     found = versions()
     lines = [f"python   {platform.python_version()}, {os.cpu_count()} cores"]
@@ -61,6 +65,7 @@ def examine() -> str:
         lines += [f"device   {d.id}: {d.device_kind} ({d.platform})" for d in jax.devices()]
     except RuntimeError as error:
         lines.append(f"devices  cannot be used: {str(error).splitlines()[0]}")
+    lines += ["", "set for each kind of device:", aligned(table())]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from lmjax.experiment import Experiment
 from lmjax.mesh import AnyMesh, OnMesh, laid_out, make_mesh, state_shardings, uneven, whole
 from lmjax.metrics import Metrics, pack
 from lmjax.models.base import placing
+from lmjax.platforms import compiler_options, keep_freed_memory
 from lmjax.rng import key_for
 from lmjax.roles import AXES, Leaf, Roles, read_roles
 from lmjax.state import TrainState
@@ -90,6 +91,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
 
     `batch` is one host batch, for its shapes.
     """
+    keep_freed_memory()  # before there are devices
     mesh = make_mesh(experiment.parallel) if mesh is None else mesh
     roles, abstract = abstract_state(experiment, batch, mesh)
     check_divides(experiment, batch, roles, mesh)
@@ -101,6 +103,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         np.asarray(experiment.optimizer.learning_rate, np.float32),
     )
     previous = batch if experiment.optimizer.needs_previous_batch else None
+    options = compiler_options(mesh.devices.flat[0].platform, mesh.size)
     placement = OnMesh(mesh, {})
     try:
         told = jax.eval_shape(on_mesh(step, placement), abstract, batch, previous, knobs)[1]
@@ -115,7 +118,9 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         return state, pack(metrics)
 
     return Program(
-        init=jax.jit(make_init(experiment, roles, batch), out_shardings=state),
+        init=jax.jit(
+            make_init(experiment, roles, batch), out_shardings=state, compiler_options=options
+        ),
         train_step=one_at_a_time(
             mesh,
             jax.jit(
@@ -123,6 +128,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
                 in_shardings=(state, rows, rows, whole(mesh)),
                 out_shardings=(state, whole(mesh)),
                 donate_argnums=0,
+                compiler_options=options,
             ),
         ),
         eval_step=one_at_a_time(
@@ -131,6 +137,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
                 on_mesh(make_eval_step(experiment), OnMesh(mesh, {})),
                 in_shardings=(state, rows),
                 out_shardings=whole(mesh),
+                compiler_options=options,
             ),
         ),
         metric_names=names,
