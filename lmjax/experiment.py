@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar, Literal, get_args
 
-from lmjax.data import Data
+from lmjax.data import Data, Dataset
 from lmjax.errors import FieldError, InputError, check_choice, check_integer
 from lmjax.mesh import Parallel
 from lmjax.optim import Cosine, Optimizer, Schedule
@@ -53,6 +53,13 @@ class Experiment(Part):
             self.schedule.check_steps(self.steps)
         except FieldError as error:
             raise error.under("schedule") from None
+
+    def load_data(self) -> Dataset:
+        """The data in memory, or mapped; FieldErrors carry the full path of the field."""
+        try:
+            return self.data.load()
+        except FieldError as error:  # the files alone know which settings fit them
+            raise error.under("data") from None
 
     @property
     def free_fields(self) -> frozenset[str]:

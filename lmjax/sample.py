@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lmjax import rundir
 from lmjax.errors import InputError, check_integer
 from lmjax.generate import Sampling, generate
 from lmjax.load import load
@@ -34,7 +35,8 @@ def sample(
     task = loaded.experiment.task
     if not isinstance(task, LanguageModel):
         raise InputError(f"{run} holds a {task.label}, which writes no text")
-    codec = loaded.experiment.data.codec()
+    path = rundir.named(run)
+    codec = rundir.recorded_codec(path, rundir.read_config(path))
     if codec is None:
         raise InputError(f"{run} was trained on token ids of which nobody says what they stand for")
     ids = [codec.encode(prompt).tolist() for prompt in prompts]

@@ -32,6 +32,7 @@ class Dataset:
     digest: str  # SHA-256 of everything that decides its batches
     summary: str  # one line for a reader: sizes and units
     alphabet: str = ""  # what its numbers mean: sets may be mixed where this is equal
+    codec: Codec | None = None  # how its token ids are read as text; None = they are not
 
     @property
     def members(self) -> "tuple[Dataset, ...]":
@@ -68,10 +69,14 @@ class Data(Part):
         batch = self.load().batch(0, 0, batch_size)
         return {name: blank(x.shape, x.dtype) for name, x in batch.items()}
 
-    def codec(self) -> Codec | None:
-        """How its token ids are read as text, from no more of the data than that needs; None =
-        they are not."""
-        return None
+    def reading_with(self, path: str) -> "Data":
+        """The same data, its text read with the vocabulary of a tokenizer.json instead of one that
+        would be learnt from it."""
+        return self
+
+    def reads(self, run: str) -> bool:
+        """Whether it would take what is written into a run directory for data."""
+        return False
 
 
 def blank(shape: Sequence[int], dtype: Any) -> np.ndarray:

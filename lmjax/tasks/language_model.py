@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lmjax.data import Batch, Dataset
-from lmjax.data.tokenizer import ByteCodec
+from lmjax.data.tokenizer import ByteCodec, Codec
 from lmjax.data.tokens import TokenWindows
 from lmjax.errors import FieldError, InputError, check_integer
 from lmjax.generate import Sampling, generate
@@ -19,6 +19,7 @@ from lmjax.models import GPT, TokenModel
 from lmjax.tasks import ngram
 from lmjax.tasks.base import Task, check_shape
 
+MARK = "\u25b8"  # between a prompt and what the model goes on with
 COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
 
 
@@ -87,7 +88,7 @@ class LanguageModel(Task):
         cache = self.model.init_cache(1, 1, jnp.float32)
         if part.codec is None or not self.showcase_length or cache is None:
             return ""
-        prompt = part.validation.read(0, 32).tolist()
+        prompt = whole_characters(part.codec, part.validation.read(0, 32).tolist())
         drawn = generate(
             self.model,
             params,
@@ -97,7 +98,25 @@ class LanguageModel(Task):
             Sampling(),
             part.vocab_size,
         )
-        return part.codec.decode(prompt + drawn[0].tolist()).decode(errors="replace")
+        given, written = (
+            part.codec.decode(ids).decode(errors="replace") for ids in (prompt, drawn[0].tolist())
+        )
+        return (
+            f"sample, held-out text up to {MARK} and the model's after it:\n{given}{MARK}{written}"
+        )
+
+
+def whole_characters(codec: Codec, ids: list[int]) -> list[int]:
+    """The ids without those at their end that begin a UTF-8 character and do not end it."""
+    for count in range(len(ids), 0, -1):
+        try:
+            codec.decode(ids[:count]).decode()
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                break  # not a text, however much of it is left out
+        else:
+            return ids[:count]
+    return ids
 
 
 def _windows(dataset: Dataset) -> list[TokenWindows]:
