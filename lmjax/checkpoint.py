@@ -123,10 +123,10 @@ def refused_if_damaged(path: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # it raises what its parsers raise, of every kind
-        told = (str(error).splitlines() or [""])[0][:200]
-        raise InputError(
-            f"{path}: damaged, cannot be read ({type(error).__name__}: {told})"
-        ) from None
+        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        # A run that goes on removes its old steps, whoever reads them.
+        what = "damaged, cannot be read" if path.exists() else "it is not there any more"
+        raise InputError(f"{path}: {what} ({told})") from None
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
