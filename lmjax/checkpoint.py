@@ -1,5 +1,7 @@
 """Checkpoints: state, data position and record of a run, committed together by Orbax."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,14 +22,15 @@ class Checkpoints:
         """`keep` newest steps are retained; None = all (for reading)."""
         self.directory = directory.resolve()  # Orbax takes absolute paths only
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=options,
-            item_handlers={
-                STATE: ocp.StandardCheckpointHandler(),
-                RECORD: ocp.JsonCheckpointHandler(),
-            },
-        )
+        with refused_if_damaged(self.directory):
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=options,
+                item_handlers={
+                    STATE: ocp.StandardCheckpointHandler(),
+                    RECORD: ocp.JsonCheckpointHandler(),
+                },
+            )
 
     def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
         """Copy to the host, return, and write in the background."""
@@ -54,33 +57,46 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State and record at `step`, the state laid out as `abstract` says.
 
-        Shapes and dtypes are compared first, since Orbax would cast in silence.
+        Shapes and dtypes are compared first, since Orbax would cast in silence. Raises InputError
+        where they differ, and where a file is damaged so that it cannot be read.
         """
         template = _as_dict(abstract)
         check_leaves(self._shapes(step), template, f"{self.directory} step {step}")
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{STATE: ocp.args.StandardRestore(template), RECORD: ocp.args.JsonRestore()}
-            ),
-        )
-        return TrainState(**restored[STATE]), restored[RECORD]
+        with refused_if_damaged(self.directory / str(step)):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    **{STATE: ocp.args.StandardRestore(template), RECORD: ocp.args.JsonRestore()}
+                ),
+            )
+        state, record = TrainState(**restored[STATE]), restored[RECORD]
+        if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
+            raise InputError(f"{self.directory / str(step) / RECORD}: damaged, not a record")
+        return state, record
 
     def restore_weights(self, step: int, abstract: TrainState) -> tuple[Any, Any]:
         """(params, model_state) at `step`, whatever optimizer made them."""
+        self.check_weights(step, abstract.params, abstract.model_state)
         wanted = {"params": abstract.params, "model_state": abstract.model_state}
-        saved = {name: x for name, x in self._shapes(step).items() if name in wanted}
-        check_leaves(saved, wanted, f"{self.directory} step {step}")
         args = ocp.args.PyTreeRestore(
             wanted,
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        with ocp.CheckpointManager(
-            self.directory, item_handlers={STATE: ocp.PyTreeCheckpointHandler()}
-        ) as reader:
+        with (
+            refused_if_damaged(self.directory / str(step)),
+            ocp.CheckpointManager(
+                self.directory, item_handlers={STATE: ocp.PyTreeCheckpointHandler()}
+            ) as reader,
+        ):
             restored = reader.restore(step, args=ocp.args.Composite(**{STATE: args}))[STATE]
         return restored["params"], restored["model_state"]
+
+    def check_weights(self, step: int, params: Any, model_state: Any) -> None:
+        """Refuse weights of other shapes or dtypes, and those whose shapes cannot be read."""
+        wanted = {"params": params, "model_state": model_state}
+        saved = {name: x for name, x in self._shapes(step).items() if name in wanted}
+        check_leaves(saved, wanted, f"{self.directory} step {step}")
 
     def wait(self) -> None:
         """Until the save under way is committed."""
@@ -91,10 +107,26 @@ class Checkpoints:
         self._manager.close()
 
     def _shapes(self, step: int) -> dict[str, Any]:
-        metadata = self._manager.item_metadata(step)[STATE]
-        if metadata is None:
-            raise InputError(f"{self.directory} step {step} cannot be read")
-        return metadata.tree
+        for item in (STATE, RECORD):  # of which Orbax would also warn, twice
+            if not (self.directory / str(step) / item).is_dir():
+                raise InputError(f"{self.directory / str(step)}: damaged, it has no {item}")
+        with refused_if_damaged(self.directory / str(step)):
+            tree = self._manager.item_metadata(step)[STATE].tree
+        if not isinstance(tree, dict):
+            raise InputError(f"{self.directory / str(step) / STATE}: damaged, no shapes in it")
+        return tree
+
+
+@contextlib.contextmanager
+def refused_if_damaged(path: epath.Path) -> Iterator[None]:
+    """Within it, whatever Orbax stumbles over is an InputError that names the path."""
+    try:
+        yield
+    except Exception as error:  # it raises what its parsers raise, of every kind
+        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        # A run that goes on removes its old steps, whoever reads them.
+        what = "damaged, cannot be read" if path.exists() else "it is not there any more"
+        raise InputError(f"{path}: {what} ({told})") from None
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

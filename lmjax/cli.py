@@ -8,6 +8,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -214,10 +215,11 @@ def describe(words: Sequence[str]) -> None:
     if not words:
         raise InputError("describe needs the name of an experiment")
     path, rest = _take(words[1:], "--json", "a path")
+    _check_writable(path)
     experiment = overrides.apply(catalog.find(words[0]), rest, parse_value)
     told = describe.describe(experiment)
-    _write_json(path, describe.to_json(told))
     print(describe.to_text(told))
+    _write_json(path, describe.to_json(told))
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -227,6 +229,7 @@ def evaluate(words: Sequence[str]) -> None:
     parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
     parser.add_argument("--json", help="where to write the numbers")
     given, rest = parser.parse_known_args(words)
+    _check_writable(given.json)
     from lmjax import overrides
     from lmjax.evaluate import evaluate_run, to_text
     from lmjax.load import recorded
@@ -238,8 +241,8 @@ def evaluate(words: Sequence[str]) -> None:
         raise InputError("eval: only --data.FIELD may be changed")
     validate(changed)
     found = evaluate_run(given.run, given.step, changed.data if rest else None)
-    _write_json(given.json, found)
     print(to_text(found))
+    _write_json(given.json, found)
 
 
 def list_runs(words: Sequence[str]) -> None:
@@ -249,15 +252,32 @@ def list_runs(words: Sequence[str]) -> None:
     parser.add_argument("--json", help="where to write the list")
     parser.add_argument("--table", help="a README between whose marks to write the results")
     given = parser.parse_args(words)
+    _check_writable(given.json)
     from lmjax import results, runs
 
     listing = runs.list_runs(given.directory)
-    _write_json(given.json, listing.to_json())
     print(runs.to_text(listing, given.directory))
+    _write_json(given.json, listing.to_json())
     if given.table:
         written = results.write_table(given.table, listing.runs)
         others = f"; {written.others} runs of experiments that are not ours have none"
         print(f"{given.table}: {written.rows} rows" + (others if written.others else ""))
+
+
+def _check_writable(path: str | None) -> None:
+    """Refuse a path, if one was given, before what it is to hold is computed; writes nothing."""
+    if path is None:
+        return
+    folder = os.path.dirname(path) or "."
+    if not path or os.path.isdir(path):
+        told = "is a folder" if path else "is empty"
+    elif not os.path.isdir(folder):
+        told = f"no folder {folder}"
+    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        told = "no permission"
+    else:
+        return
+    raise InputError(f"--json {path}: not writable ({told})")
 
 
 def _write_json(path: str | None, value: Any) -> None:

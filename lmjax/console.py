@@ -49,10 +49,8 @@ def clock(seconds: float | None) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def short(number: float | None) -> str:
+def short(number: float) -> str:
     """A rate in three digits: 934, 12.3k, 1.23M."""
-    if number is None:
-        return "-"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{letter}"

@@ -1,14 +1,18 @@
 """One held-out split to its end, weighted."""
 
+import dataclasses
 from typing import Any
 
 import jax
-from etils import epath
 
-from lmjax import rundir
-from lmjax.data import Data, Dataset
-from lmjax.errors import InputError, fields_of
-from lmjax.load import load
+from lmjax import rundir, runfiles
+from lmjax.checkpoint import check_leaves
+from lmjax.data import Batch, Data, Dataset
+from lmjax.data.tokenizer import Codec
+from lmjax.describe import by, fitting_state
+from lmjax.errors import FieldError, InputError
+from lmjax.experiment import Experiment
+from lmjax.load import load, recorded
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.metrics import merge, values
 from lmjax.parallel import Program, compile_program, prefetch
@@ -41,20 +45,28 @@ def evaluate_run(run: str, step: int | None = None, data: Data | None = None) ->
     Args:
       run: the run directory.
       step: of the checkpoint; None = the newest.
-      data: other data to evaluate on; None = the run's own, which must not have changed.
+      data: other data to evaluate on; None = the run's own, which must not have changed. A text is
+        read with the vocabulary that the run has kept, wherever one would be learnt from it.
     """
-    loaded = load(run, step)
-    experiment, held = loaded.experiment, rundir.read_config(epath.Path(run))
-    with fields_of("data"):
-        dataset = (experiment.data if data is None else data).load()
+    path, own = rundir.named(run), recorded(run)
+    held = rundir.read_config(path)
+    codec = rundir.recorded_codec(path, held)
+    chosen = own.data if data is None else data
+    if codec is not None and codec.description:
+        chosen = chosen.reading_with(str(path / runfiles.TOKENIZER))
+    experiment = dataclasses.replace(own, data=chosen)
+    dataset = experiment.load_data()
     if data is None and dataset.digest != held["data"]["digest"]:
         raise InputError(
             f"{run} was trained on other data ({dataset.name!r} has changed); "
             "name what to evaluate on by --data.FIELD"
         )
+    check_vocabulary(run, codec, dataset)
     experiment.task.check(dataset)
     batch = dataset.batch(experiment.seed, 0, experiment.batch_size)
     experiment.task.check_batch(batch)
+    loaded = load(run, step)
+    check_fits(run, loaded.state, experiment, batch, rundir.recorded_batch(path, held))
     program = compile_program(experiment, batch, make_mesh(Parallel(), jax.devices()[:1]))
     return {
         "run": run,
@@ -63,6 +75,36 @@ def evaluate_run(run: str, step: int | None = None, data: Data | None = None) ->
         "validation": evaluate(program, loaded.state, dataset, experiment.batch_size),
         "baselines": {experiment.task.headline_for(dataset): experiment.task.baselines(dataset)},
     }
+
+
+def check_vocabulary(run: str, codec: Codec | None, dataset: Dataset) -> None:
+    """Refuse ids that mean something else than those that the run was trained on.
+
+    Where nobody says what the ids of one of the two mean, they are taken for the same.
+    """
+    other = dataset.members[0].codec
+    if codec is not None and other is not None and codec.digest != other.digest:
+        raise InputError(
+            f"{run} was trained with another vocabulary than {dataset.name!r} is read with; "
+            "leave data.tokenizer as it is in the run"
+        )
+
+
+def check_fits(
+    run: str, state: TrainState, experiment: Experiment, batch: Batch, trained: Batch
+) -> None:
+    """Refuse data that the run's parameters cannot take; raises InputError."""
+    try:
+        _, fitting = fitting_state(experiment, batch, make_mesh(Parallel(), jax.devices()[:1]))
+        check_leaves(state.params, fitting.params, run)
+    except FieldError:
+        raise
+    except InputError:
+        ours, theirs = (by(x["inputs"].shape[1:]) for x in (trained, batch))
+        raise InputError(
+            f"data.{experiment.data.label}: inputs of {theirs} do not fit {run}, "
+            f"which was trained on inputs of {ours}"
+        ) from None
 
 
 def to_text(found: dict[str, Any]) -> str:

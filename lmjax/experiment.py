@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar, Literal, get_args
 
-from lmjax.data import Data
+from lmjax.data import Data, Dataset
 from lmjax.errors import FieldError, InputError, check_choice, check_integer, fields_of
 from lmjax.mesh import Parallel
 from lmjax.optim import Cosine, Optimizer, Schedule
@@ -51,6 +51,11 @@ class Experiment(Part):
             raise FieldError("batch_size", self.batch_size, allowed)
         with fields_of("schedule"):
             self.schedule.check_steps(self.steps)
+
+    def load_data(self) -> Dataset:
+        """The data in memory, or mapped; FieldErrors carry the full path of the field."""
+        with fields_of("data"):  # the files alone know which settings fit them
+            return self.data.load()
 
     @property
     def free_fields(self) -> frozenset[str]:

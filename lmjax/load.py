@@ -7,7 +7,7 @@ from etils import epath
 
 from lmjax import catalog, rundir, runfiles
 from lmjax.checkpoint import Checkpoints
-from lmjax.errors import InputError
+from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.parallel import abstract_state
@@ -28,12 +28,19 @@ def load(run: str, step: int | None = None) -> Loaded:
 
     Raises InputError where there is none.
     """
-    path = epath.Path(run)
+    path = rundir.named(run)
     experiment, held = recorded(run), rundir.read_config(path)
     checkpoints = open_checkpoints(path)
     chosen = checkpoints.choose(step)
+    batch = rundir.recorded_batch(path, held)
     mesh = make_mesh(Parallel(), jax.devices()[:1])  # whatever it was trained on
-    _, abstract = abstract_state(experiment, rundir.recorded_batch(held), mesh)
+    try:
+        _, abstract = abstract_state(experiment, batch, mesh)
+    except (TypeError, ValueError) as error:
+        told = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"{path / runfiles.CONFIG}: its batch does not fit its model: {told}"
+        ) from None
     state, _ = checkpoints.restore(chosen, abstract)
     checkpoints.close()
     params = experiment.optimizer.evaluation_params(state.opt_state, state.params)
@@ -42,9 +49,12 @@ def load(run: str, step: int | None = None) -> Loaded:
 
 def recorded(run: str) -> Experiment:
     """The experiment of the run in a directory; raises InputError where there is none."""
-    path = epath.Path(run)
+    path = rundir.named(run)
     held = rundir.read_config(path)
-    catalog.import_parts(str(held["experiment"]))
+    try:
+        catalog.import_parts(held["experiment"])
+    except FieldError as error:
+        raise InputError(f"{path / runfiles.CONFIG}: experiment: {error}") from None
     return rundir.recorded_experiment(path, held)
 
 

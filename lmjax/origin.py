@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from etils import epath
 from flax.core import meta
 
+from lmjax import rundir
 from lmjax.checkpoint import Checkpoints
 from lmjax.data import Batch
 from lmjax.errors import FieldError
@@ -43,14 +43,16 @@ shardings of a state to (params, model_state)."""
 def find_origin(experiment: Experiment, batch: Batch) -> Origin | None:
     """What `init_from` names, None where it is empty; raises InputError where it cannot be used.
 
-    A folder is checked to the last number before anything is compiled or written.
+    A folder is checked to the last number before anything is compiled or written, the checkpoint of
+    a run for its shapes.
     """
     given = experiment.init_from
     if not given:
         return None
+    abstract = meta.unbox(abstract_variables(experiment, batch))
+    params = abstract.pop("params")
     if is_folder(Path(given)):
-        abstract = meta.unbox(abstract_variables(experiment, batch)["params"])
-        return Pretrained(Folder(Path(given)), experiment.task.model, abstract)
+        return Pretrained(Folder(Path(given)), experiment.task.model, params)
     name, at, step = given.rpartition("@")
     if not at:
         name, step = given, ""
@@ -58,5 +60,7 @@ def find_origin(experiment: Experiment, batch: Batch) -> Origin | None:
         raise FieldError("init_from", given, "must be RUN, RUN@STEP or a folder of safetensors")
     if Path(name).is_file():
         raise FieldError("init_from", given, "must be a directory, not a file")
-    checkpoints = open_checkpoints(epath.Path(name))
-    return OfRun(checkpoints, checkpoints.choose(int(step) if step else None))
+    checkpoints = open_checkpoints(rundir.named(name))
+    chosen = checkpoints.choose(int(step) if step else None)
+    checkpoints.check_weights(chosen, params, abstract)
+    return OfRun(checkpoints, chosen)

@@ -1,6 +1,8 @@
 """The files of a run directory, readable without JAX.
 
 config.json     the configuration with defaults expanded, the diff against them, the data
+tokenizer.json  the vocabulary that the data was read with, unless its tokens are bytes
+lock            held by the process that writes here (lmjax/lock.py)
 metrics.jsonl   every metric of every step, once
 events/         the same for TensorBoard
 checkpoints/    by step
@@ -17,6 +19,8 @@ from lmjax.errors import InputError
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
 CHECKPOINTS, EVENTS, PROFILE = "checkpoints", "events", "profile"
+TOKENIZER, LOCK = "tokenizer.json", "lock"
+FILES = (CONFIG, TOKENIZER, METRICS, RESULT, LOCK)
 
 
 def newest_checkpoint(path: epath.Path) -> int | None:
@@ -37,7 +41,11 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a run directory (no {path.name})") from None
-    except (OSError, ValueError) as error:
+    except NotADirectoryError:
+        raise InputError(f"{path.parent} is a file, not a run directory") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # the latter for brackets in brackets
         raise InputError(f"{path}: cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object")
@@ -46,6 +54,16 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 def write_json(path: epath.Path, value: dict[str, Any]) -> None:
     """Write whole or not at all."""
-    draft = path.parent / f".{path.name}.draft"
-    draft.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Write whole or not at all."""
+    draft = draft_of(path)
+    draft.write_text(text)
     draft.replace(path)
+
+
+def draft_of(path: epath.Path) -> epath.Path:
+    """Where a file is written before it takes its name; a process that is killed may leave it."""
+    return path.parent / f".{path.name}.draft"

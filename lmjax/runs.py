@@ -1,10 +1,11 @@
 """The runs below a directory, as their files tell; neither JAX nor their parts are needed.
 
-A run is finished when it has its result. Whether another is still running, no file says: it counts
-as running while something in its directory is fresh, and as stopped after that.
+A run is finished when it has its result. Whether another is still running, its files need not tell
+(lmjax/lock.py): it counts as running while something in them is fresh, and as stopped after that.
 """
 
 import json
+import os
 import time
 from typing import Any, NamedTuple
 
@@ -22,6 +23,15 @@ from lmjax.runfiles import (
     read_json,
 )
 
+DAMAGE = (  # what reading a damaged file raises; it must not hide the runs beside it
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 FRESH_SECONDS = 300.0  # events are written at least every two minutes, if steps take less
 
 
@@ -53,9 +63,9 @@ class Listing(NamedTuple):
 def list_runs(directory: str) -> Listing:
     """All runs below a directory; raises InputError where there is none such."""
     top = epath.Path(directory)
-    if not top.is_dir():
-        raise InputError(f"{directory}: no such directory")
-    found = _below(top, time.time())
+    if not directory or not top.is_dir():
+        raise InputError(f"{directory or repr(directory)}: no such directory")
+    found = _below(top, time.time(), set())
     runs = sorted(found.runs, key=lambda run: (run.age, run.path))
     return Listing(runs, found.damaged + [f"{folder}: no run" for folder in found.foreign])
 
@@ -68,24 +78,29 @@ class Found(NamedTuple):
     foreign: list[str]  # folders that hold no run, each without those inside it
 
 
-def _below(folder: epath.Path, now: float) -> Found:
+def _below(folder: epath.Path, now: float, seen: set[str]) -> Found:
+    """Each folder once, by its real path: links may lead round in a circle."""
+    seen.add(os.path.realpath(folder))
     found = Found([], [], [])
     if (folder / CONFIG).exists():
         try:
             found.runs.append(_read(folder, now))
         except InputError as error:
             found.damaged.append(str(error))
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except DAMAGE as error:
             found.damaged.append(f"{folder}: damaged ({type(error).__name__}: {error})")
         return found
     try:
-        children = sorted(folder.iterdir())
+        # Links last, so that what is here too goes by its own name.
+        children = sorted(folder.iterdir(), key=lambda child: (os.path.islink(child), child))
     except OSError as error:
         return Found([], [f"{folder}: cannot be read ({error.strerror})"], [])
     for child in children:
         if not child.is_dir() or child.name.startswith("."):
             continue
-        inside = _below(child, now)
+        if os.path.realpath(child) in seen:
+            continue
+        inside = _below(child, now, seen)
         found.runs.extend(inside.runs)
         found.damaged.extend(inside.damaged)
         none = not (inside.runs or inside.damaged)
@@ -94,7 +109,7 @@ def _below(folder: epath.Path, now: float) -> Found:
 
 
 def _read(path: epath.Path, now: float) -> Listed:
-    """A run from its files; raises InputError, KeyError, TypeError or ValueError for damage."""
+    """A run from its files; raises InputError or one of DAMAGE."""
     config = read_json(path / CONFIG)
     steps, headline = int(config["config"]["steps"]), str(config["headline"])
     age = now - _last_written(path)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from lmjax.errors import InputError, check_integer, fields_of
+from lmjax import rundir
+from lmjax.errors import InputError, check_integer
 from lmjax.generate import Sampling, generate
 from lmjax.load import load
 from lmjax.rng import SEED_LIMIT, key_for
@@ -36,8 +37,8 @@ def sample(
     task = loaded.experiment.task
     if not isinstance(task, LanguageModel):
         raise InputError(f"{run} holds a {task.label}, which writes no text")
-    with fields_of("data"):
-        codec = loaded.experiment.data.codec()
+    path = rundir.named(run)
+    codec = rundir.recorded_codec(path, rundir.read_config(path))
     if codec is None:
         raise InputError(f"{run} was trained on token ids of which nobody says what they stand for")
     ids = [codec.encode(prompt).tolist() for prompt in prompts]

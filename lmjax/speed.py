@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lmjax import flops
-from lmjax.console import short
+from lmjax.console import clock, short
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
 from lmjax.models.base import OnPaper, placing
@@ -78,14 +78,14 @@ class Meter(NamedTuple):
             return {}
         return {name: rate * cost / self.peak for name, cost in self.costs.items()}
 
-    def line(self) -> str:
-        """For the progress line."""
-        told = [f"{short(self.rate)} {self.unit}/s"]
+    def line(self, steps: int) -> str:
+        """For the progress line of a run of `steps`; what is not known yet is left out."""
+        rate, left, used = self.rate, self.pace.remaining(steps), peak_memory()
+        told = [] if rate is None else [f"{short(rate)} {self.unit}/s"]
         told += [f"MFU {share:.1%} ({name})" for name, share in self.utilization.items()][:1]
-        used = peak_memory()
-        if used is not None:
-            told.append(f"{used / 1e9:.1f} GB")
-        return "  ".join(told)
+        told += [] if used is None else [f"{used / 1e9:.1f} GB"]
+        told += [] if left is None else [f"ETA {clock(left)}"]
+        return "".join(f"  {part}" for part in told)
 
     def record(self) -> dict[str, Any]:
         """For result.json; what is not known is left out."""

@@ -1,5 +1,6 @@
 """What a run says of itself, at its start and at its end."""
 
+import dataclasses
 import shlex
 from typing import Any
 
@@ -8,7 +9,7 @@ from etils import epath
 
 from lmjax.console import Console
 from lmjax.data import Dataset
-from lmjax.experiment import Experiment
+from lmjax.experiment import Experiment, fixed_difference
 from lmjax.flops import peak
 from lmjax.mesh import sizes
 from lmjax.overrides import to_words
@@ -59,16 +60,21 @@ def report(
     path: epath.Path,
     console: Console,
 ) -> None:
-    """The result beside its baselines, and the exact lines that go on from here."""
+    """The result beside its baselines, and the exact lines that go on from here.
+
+    A finished run can be given more steps where the schedule does not ask how many there are.
+    """
     (headline,) = result["baselines"]
     beside = "  ".join(f"{k} {v:.3f}" for k, v in result["baselines"][headline].items())
-    words = [launched_as, *to_words(base, experiment), "--workdir", str(path)]
+    longer = dataclasses.replace(experiment, steps=2 * experiment.steps)
+    words = [launched_as, *to_words(base, longer), "--workdir", str(path)]
+    longer_line = f"uv run lmjax train {shlex.join(words)}"
     lines = {
         "result": f"validation {headline} {result['validation'][headline]:.3f}"
         + (f"   beside {beside}" if beside else ""),
         "digest": f"{result['state_digest'][:16]} after {result['steps']} steps",
         "files": str(path),
-        "resume": f"uv run lmjax train {shlex.join(words)}",
+        **({} if fixed_difference(experiment, longer) else {"longer": longer_line}),
         **experiment.task.commands(str(path)),
         "load": f"from lmjax.load import load; run = load({str(path)!r})",
     }

@@ -13,12 +13,13 @@ from jaxtyping import Array
 
 from lmjax import rundir, runfiles
 from lmjax.checkpoint import Checkpoints
-from lmjax.console import Console, clock
+from lmjax.console import Console
 from lmjax.data import Batch, Dataset
 from lmjax.doctor import machine
 from lmjax.errors import FieldError, InputError, RunError
 from lmjax.evaluate import evaluate
 from lmjax.experiment import Experiment, check_same
+from lmjax.lock import check_takeable, holding
 from lmjax.metrics import unpack, values
 from lmjax.origin import Origin, find_origin
 from lmjax.parallel import Program, abstract_variables, compile_program, prefetch
@@ -31,7 +32,7 @@ from lmjax.signals import Stopped, StopRequest
 from lmjax.speed import Meter, make_meter
 from lmjax.state import TrainState, parameter_count, state_digest
 from lmjax.summary import already_finished, introduce, report
-from lmjax.writers import MetricsLog
+from lmjax.writers import MetricsLog, read_history
 
 
 class Run(NamedTuple):
@@ -83,29 +84,36 @@ def run(
     result = rundir.read_result(path)
     if result is not None and result["steps"] >= experiment.steps:
         return already_finished(result, experiment, base, launched_as, path, console)
-    origin = None if runfiles.has_checkpoint(path) else find_origin(experiment, batch)
+    check_takeable(path)
+    resumes = runfiles.has_checkpoint(path)
+    origin = None if resumes else find_origin(experiment, batch)
     program = trace.watch(compile_program(experiment, batch))
     check_state(program.abstract_state)
-    rundir.claim(path, experiment, base, dataset, batch)
-    meter = make_meter(experiment, program.abstract_state, batch)
-    introduce(experiment, dataset, program, path, console)
-    checkpoints = Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep)
-    state = restore(experiment, dataset, program, checkpoints, console)
-    if state is None:
-        state = fresh_state(program, origin, console)
-    start = int(state.step)
-    log, stop = MetricsLog(path, start), StopRequest()
-    started = Run(
-        experiment, dataset, program, checkpoints, log, console, meter, trace, stop, start, begun
-    )
-    try:
-        with stop, jax.transfer_guard_host_to_device("disallow"):
-            state = loop(started, state)
-        result = finish(started, state, path)
-    finally:
-        trace.close()
-        log.close()
-        checkpoints.close()
+    state = None if resumes else fresh_state(program, origin)
+    with holding(path, console.say):
+        rundir.check(path, experiment, dataset)  # again: it was anyone's until now
+        if state is None or runfiles.has_checkpoint(path):
+            state = restore(experiment, dataset, program, path)
+        start = int(state.step)
+        history = read_history(path, start)
+        # Whatever could be refused has been: from here on things are told and written.
+        rundir.claim(path, experiment, base, dataset, batch)
+        introduce(experiment, dataset, program, path, console)
+        tell_start(experiment, start, origin, console)
+        started = Run(
+            experiment,
+            dataset,
+            program,
+            Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep),
+            MetricsLog(path, history),
+            console,
+            make_meter(experiment, program.abstract_state, batch),
+            trace,
+            StopRequest(),
+            start,
+            begun,
+        )
+        result = go_on(started, state, path)
     report(result, experiment, base, launched_as, path, console)
     return result
 
@@ -122,10 +130,7 @@ def open_trace(
 def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
     """Everything that can be refused without a device: values, data, model against data."""
     validate(experiment)
-    try:
-        dataset = experiment.data.load()
-    except FieldError as error:  # the files alone know which settings fit them
-        raise error.under("data") from None
+    dataset = experiment.load_data()
     experiment.task.check(dataset)
     check_batch(experiment, dataset)
     batch = dataset.batch(experiment.seed, 0, experiment.batch_size)
@@ -135,6 +140,18 @@ def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
     except FieldError as error:  # the model alone knows which shapes it can take
         raise error.under("task.model") from None
     return dataset, batch
+
+
+def go_on(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
+    """The loop and what comes after it; closes what the run has opened."""
+    try:
+        with run.stop, jax.transfer_guard_host_to_device("disallow"):
+            state = loop(run, state)
+        return finish(run, state, path)
+    finally:
+        run.trace.close()
+        run.log.close()
+        run.checkpoints.close()
 
 
 def loop(run: Run, state: TrainState) -> TrainState:
@@ -211,8 +228,8 @@ def write_metrics(run: Run, pending: list[tuple[int, Array]], keep: int) -> None
     pace.mark(newest)
     run.console.progress(
         lambda: (
-            f"step {newest:{len(str(last))}d}/{last}  loss {numbers['loss']:.4f}  "
-            f"{run.meter.line()}  ETA {clock(pace.remaining(last))}"
+            f"step {newest:{len(str(last))}d}/{last}  loss {numbers['loss']:.4f}"
+            f"{run.meter.line(last)}"
         ),
         final=newest == last,
     )
@@ -246,32 +263,35 @@ def restore(
     experiment: Experiment,
     dataset: Dataset,
     program: Program,
-    checkpoints: Checkpoints,
-    console: Console,
-) -> TrainState | None:
-    """The newest checkpoint of this very run, or None where there is none."""
-    step = checkpoints.latest()
-    if step is None:
-        return None
-    if step > experiment.steps:
-        raise FieldError("steps", experiment.steps, f"the run is already at step {step}")
+    path: epath.Path,
+) -> TrainState:
+    """The newest checkpoint of this very run; raises InputError, and changes nothing."""
+    checkpoints = Checkpoints(path / runfiles.CHECKPOINTS)
+    step = checkpoints.choose(None)
     state, record = checkpoints.restore(step, program.abstract_state)
+    checkpoints.close()
     check_same(from_record(Experiment, record["config"]), experiment, str(checkpoints.directory))
     if record["data"] != {"digest": dataset.digest, "next_batch": step}:
         raise InputError(f"{checkpoints.directory} step {step} was made on other data")
-    console.say(f"resumed from step {step} of {experiment.steps}")
     return state
 
 
-def fresh_state(program: Program, origin: Origin | None, console: Console) -> TrainState:
+def fresh_state(program: Program, origin: Origin | None) -> TrainState:
     """The state of step 0, from the seed, or with weights from elsewhere."""
     state = program.init(program.knobs)
     if origin is None:
         return state
     state = dataclasses.replace(state, params=None)  # frees them before the others take their place
     params, model_state = origin.restore(program.abstract_state)
-    console.say(f"weights from {origin}")
     return dataclasses.replace(state, params=params, model_state=model_state)
+
+
+def tell_start(experiment: Experiment, start: int, origin: Origin | None, console: Console) -> None:
+    """Where the state comes from, if it was not drawn from the seed."""
+    if start:
+        console.say(f"resumed from step {start} of {experiment.steps}")
+    elif origin is not None:
+        console.say(f"weights from {origin}")
 
 
 def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:

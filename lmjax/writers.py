@@ -2,14 +2,30 @@
 
 import json
 import time
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from etils import epath
 
-from lmjax.runfiles import EVENTS, METRICS
+from lmjax.errors import InputError
+from lmjax.runfiles import EVENTS, METRICS, write_text
 
 EVENT_SECONDS = 0.25  # least time between two training steps shown to TensorBoard
 Kind = Literal["train", "validation"]
+
+
+class Line(NamedTuple):
+    """One line of metrics.jsonl."""
+
+    kind: Kind
+    step: int
+    text: str
+
+
+class History(NamedTuple):
+    """What a run has logged."""
+
+    step: int  # that it stands at
+    lines: list[Line]  # of all steps up to that one
 
 
 class MetricsLog:
@@ -18,24 +34,16 @@ class MetricsLog:
     TensorBoard gets every evaluation and what training steps a curve needs, by the clock.
     """
 
-    def __init__(self, directory: epath.Path, step: int):
-        """Continue the log of a run that stands at `step`; what comes after it is dropped."""
+    def __init__(self, directory: epath.Path, history: History):
+        """Continue the log of a run from its history; what came after that is dropped."""
         from tensorboardX import SummaryWriter
 
         path = directory / METRICS
-        self._last: dict[str, int] = {}
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            entry = _parse(line)
-            if entry is not None and entry["step"] <= step:
-                kept.append(line)
-                self._last[entry["kind"]] = entry["step"]
-        draft = directory / f".{METRICS}.draft"
-        draft.write_text("".join(line + "\n" for line in kept))
-        draft.replace(path)
+        self._last = {kind: step for kind, step, _ in history.lines}
+        write_text(path, "".join(f"{line}\n" for _, _, line in history.lines))
         self._file = path.open("a")
         self._shown = 0.0
-        self._events = SummaryWriter(str(directory / EVENTS), purge_step=step + 1)
+        self._events = SummaryWriter(str(directory / EVENTS), purge_step=history.step + 1)
 
     def write(self, kind: Kind, step: int, metrics: dict[str, float]) -> None:
         """One line of one step."""
@@ -60,10 +68,39 @@ class MetricsLog:
         self._events.close()
 
 
-def _parse(line: str) -> dict | None:
-    """The entry of a line, or None for one that a crash has torn."""
+def read_history(directory: epath.Path, step: int) -> History:
+    """What a run that stands at `step` has logged; later lines will be written again.
+
+    A crash tears what was written last. Raises InputError for damage further up, which would be
+    lost, and changes nothing.
+    """
+    path = directory / METRICS
     try:
-        entry = json.loads(line)
-    except ValueError:
+        text = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    kept: list[Line] = []
+    damaged = 0  # number of the first line that is none, from 1
+    for number, line in enumerate(text.splitlines(), 1):
+        entry = _parse(line)
+        if entry is None:
+            damaged = damaged or number
+        elif entry.step <= step:
+            if damaged:
+                told = "is damaged; remove or mend it, and the same command goes on"
+                raise InputError(f"{path}: line {damaged} {told}")
+            kept.append(entry)
+    return History(step, kept)
+
+
+def _parse(line: bytes) -> Line | None:
+    """The entry of a line, or None for what is none."""
+    try:
+        text = line.decode()
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and {"kind", "step"} <= entry.keys() else None
+    if not isinstance(entry, dict) or not {"kind", "step"} <= entry.keys():
+        return None
+    known = entry["kind"] in get_args(Kind) and type(entry["step"]) is int
+    return Line(entry["kind"], entry["step"], text) if known else None

@@ -56,7 +56,7 @@ def shared_compilations(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_gpt() -> Experiment:
     """A GPT with dropout on embedded text: 20 steps in about a second once compiled."""
     return Experiment(
@@ -75,7 +75,7 @@ def tiny_gpt() -> Experiment:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_mlp() -> Experiment:
     """An MLP on embedded digits, with a schedule that does not depend on the number of steps."""
     return Experiment(

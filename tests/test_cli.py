@@ -104,6 +104,13 @@ def refused(capsys, *words: str) -> str:
         (["eval"], "run"),
         (["eval", "nowhere"], "nowhere is not a run directory"),
         (["eval", "nowhere", "--step", "x"], "--step"),
+        (["eval", ""], "RUN is empty"),
+        (["sample", ""], "RUN is empty"),
+        (["sample", "/dev/null"], "/dev/null is a file, not a run directory"),
+        # Before it is computed what would be lost, and before the run is looked for.
+        (["eval", "nowhere", "--json", "no/x.json"], "--json no/x.json: not writable"),
+        (["eval", "nowhere", "--json", "."], "--json .: not writable (is a folder)"),
+        (["list", ""], "no such directory"),
         (["list", "nowhere"], "nowhere: no such directory"),
         (["list", ".", "--jso", "x"], "unrecognized arguments: --jso"),
         (["list", ".", "--table", "nowhere.md"], "nowhere.md: no such file"),
@@ -147,6 +154,14 @@ def test_a_file_of_one_s_own_takes_no_module_s_name():
     assert cli.main(["describe", "re.py"]) == 0
     assert sys.modules["re"] is re
     assert cli.main(["describe", "binary.py"]) == 2
+
+
+def test_what_was_computed_is_told_before_it_is_written(capsys):
+    """/dev/full takes no byte, and nobody can know before."""
+    assert cli.main(["list", ".", "--json", "/dev/full"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "no runs\n"
+    assert "--json /dev/full: not writable" in told.err
 
 
 def test_a_directory_below_a_file_is_not_writable(capsys):
@@ -207,13 +222,9 @@ def test_the_lines_that_a_run_prints_do_what_they_say(capsys):
     told = dict(
         line.split(maxsplit=1)
         for line in capsys.readouterr().out.splitlines()
-        if line.split(" ")[0] in ("resume", "sample", "load")
+        if line.split(" ")[0] in ("resume", "longer", "sample", "load")
     )
-    assert told.keys() == {"resume", "sample", "load"}
-
-    assert told["resume"].startswith("uv run lmjax train char_gpt")
-    assert cli.main(told["resume"].split()[3:]) == 0
-    assert "finished at step 2" in capsys.readouterr().out
+    assert told.keys() == {"sample", "load"}  # no more steps under a schedule that counts them
 
     assert told["sample"].startswith("uv run lmjax sample")
     assert cli.main([*shlex.split(told["sample"])[3:], "--length", "9"]) == 0
@@ -231,16 +242,19 @@ def test_the_lines_that_a_run_prints_do_what_they_say(capsys):
     assert names["run"].params["embedding"].shape == (256, 16)
 
 
-def test_the_resume_line_of_a_file_of_one_s_own_resumes(capsys):
+def test_the_line_that_gives_a_file_of_one_s_own_more_steps_does(capsys):
     folder = Path("a folder")
     folder.mkdir()
     (folder / "mine.py").write_text("from experiments.digits_fcn import config\n")
-    words = [*SMALL, "--name", "other", "--workdir", "a run"]
+    words = [*SMALL, "schedule:constant", "--name", "other", "--workdir", "a run"]
     assert cli.main(["train", "a folder/mine.py", *words]) == 0
     told = capsys.readouterr().out
-    line = next(x for x in told.splitlines() if x.startswith("resume"))
+    line = next(x for x in told.splitlines() if x.startswith("longer"))
     assert cli.main(shlex.split(line)[4:]) == 0
-    assert "finished at step 4" in capsys.readouterr().out
+    assert "resumed from step 4 of 8" in capsys.readouterr().out
+    held = Path("a run/config.json").read_bytes()
+    assert "steps = 4: must be at least 8" in refused(capsys, "train", "a folder/mine.py", *words)
+    assert Path("a run/config.json").read_bytes() == held
 
 
 def test_a_config_that_lacks_a_field_is_refused(capsys):

@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from lmjax import evaluate, train
-from lmjax.data import Tokens
+from lmjax.data import BPE, Bytes, Examples, Tokens
+from lmjax.data.bpe import BPECodec
 from lmjax.errors import InputError
+from lmjax.generate import Sampling
+from lmjax.models import SimpleFCN
 from lmjax.parts import replace
+from lmjax.pretrained.export import export
+from lmjax.sample import sample
+from lmjax.tasks import Classification
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +68,58 @@ def test_other_data_is_evaluated_when_it_is_named_and_refused_when_it_has_change
     assert evaluate.evaluate_run("run", data=own)["step"] == 20
     with pytest.raises(InputError, match="max_length 16"):
         evaluate.evaluate_run("run", data=replace(own, "sequence_length", 17))
+
+
+def test_a_run_keeps_the_vocabulary_that_it_learnt(tiny_gpt):
+    text = "".join(f"Line {n} of {n * n}.\n" for n in range(300))
+    Path("text.txt").write_text(text)
+    Path("other.txt").write_text("".join(f"Quite another {n}; text\n" for n in range(300)))
+    own = Tokens(source="text:text.txt", sequence_length=16, tokenizer=BPE(vocab_size=280))
+    small = replace(replace(tiny_gpt, "steps", 2), "task.model.vocab_size", 280)
+    result = train.run(replace(small, "data", own), "run", quiet=True)
+    held = json.loads(Path("run/config.json").read_text())
+    learnt = BPECodec(Path("run/tokenizer.json").read_text(), "run")
+    assert held["tokenizer"] == learnt.digest == own.load().codec.digest
+    assert evaluate.evaluate_run("run")["validation"] == result["validation"]
+
+    other = replace(own, "source", "text:other.txt")
+    found = evaluate.evaluate_run("run", data=other)["validation"]
+    assert other.load().codec.digest != learnt.digest
+    fixed = replace(other, "tokenizer", BPE(path="run/tokenizer.json"))
+    assert found == evaluate.evaluate_run("run", data=fixed)["validation"]
+    Path("theirs.json").write_text(other.load().codec.description)
+    for tokenizer in (Bytes(), BPE(path="theirs.json")):
+        with pytest.raises(InputError, match="another vocabulary than 'text"):
+            evaluate.evaluate_run("run", data=replace(other, "tokenizer", tokenizer))
+
+    before = sample("run", ["Line"], 8, Sampling(), 0)
+    Path("other.txt").rename("text.txt")
+    assert sample("run", ["Line"], 8, Sampling(), 0) == before
+    Path("text.txt").unlink()
+    assert sample("run", ["Line"], 8, Sampling(), 0) == before
+    export("run", "out")
+    assert Path("out/tokenizer.json").read_text() == learnt.description
+
+    Path("run/tokenizer.json").write_text(Path("theirs.json").read_text())
+    with pytest.raises(InputError, match="not the vocabulary that the run was trained with"):
+        sample("run", ["Line"], 8, Sampling(), 0)
+    Path("run/tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"run/tokenizer\.json: cannot be read"):
+        evaluate.evaluate_run("run", data=other)
+
+
+def test_data_that_the_model_cannot_take_is_refused(tiny_mlp):
+    train.run(replace(tiny_mlp, "steps", 1), "run", quiet=True)
+    other = Examples(source="breast_cancer", held_out=100)
+    told = "data.examples: inputs of 30 do not fit run, which was trained on inputs of 8 x 8 x 1"
+    with pytest.raises(InputError, match=told):
+        evaluate.evaluate_run("run", data=other)
+    with pytest.raises(InputError, match=r"^data\.source = 'images:nowhere': no such folder"):
+        evaluate.evaluate_run("run", data=Examples(source="images:nowhere"))
+    convolution = replace(tiny_mlp, "task", Classification(model=SimpleFCN(channels=2)))
+    train.run(replace(convolution, "steps", 1), "images", quiet=True)
+    with pytest.raises(InputError, match="inputs of 30 do not fit images"):
+        evaluate.evaluate_run("images", data=other)
 
 
 def test_it_reads_well():

@@ -21,6 +21,7 @@ from lmjax.errors import FieldError, InputError
 from lmjax.generate import Sampling, generate, narrowed, pick
 from lmjax.models import GPT, TokenModel
 from lmjax.tasks import LanguageModel
+from lmjax.tasks.language_model import MARK, whole_characters
 
 GREEDY = Sampling(temperature=0.0)
 # A head of its own and no biases: else the likeliest text soon repeats one token.
@@ -156,8 +157,14 @@ def test_a_finished_run_shows_as_many_tokens_as_it_was_asked_for() -> None:
     for length in (0, 30):
         task = LanguageModel(model=model, showcase_length=length)
         shown = task.showcase(params, windows, KEY)
-        assert shown.startswith(prompt) == (length > 0)
-        assert (len(shown) > len(prompt)) == (length > 0)
+        heading, _, both = shown.partition("\n")
+        assert ("held-out text up to" in heading) == (length > 0)
+        given, _, written = both.partition(MARK)
+        assert given == (prompt if length else "")
+        assert bool(written) == (length > 0)
+    snow = whole_characters(ByteCodec(), [*"a\u2603\u2603".encode()][:6])
+    assert bytes(snow).decode() == "a\u2603"
+    assert whole_characters(ByteCodec(), [65, 255, 65]) == [65, 255, 65]  # no text at all
     assert LanguageModel(model=TokenModel()).showcase(params, windows, KEY) == ""
     with pytest.raises(FieldError, match="showcase_length = -1"):
         LanguageModel(showcase_length=-1).validate()

@@ -98,6 +98,12 @@ def test_what_is_no_run_or_is_damaged_is_named_and_the_rest_is_listed():
     made("runs/torn", 60)
     Path("runs/torn/config.json").write_text("{")
     made("runs/older", 60)
+    made("runs/endless", 60)
+    Path("runs/endless/config.json").write_text(
+        '{"experiment": "a", "words": [], "headline": "b", "config": {"steps": Infinity}}'
+    )
+    made("runs/deep", 60)
+    Path("runs/deep/config.json").write_text("[" * 100_000)
     held = json.loads(Path("runs/older/config.json").read_text())
     del held["headline"]
     Path("runs/older/config.json").write_text(json.dumps(held))
@@ -108,15 +114,28 @@ def test_what_is_no_run_or_is_damaged_is_named_and_the_rest_is_listed():
     found = runs.list_runs("runs")
     assert [run.path for run in found.runs] == ["runs/good"]
     told = "\n".join(found.others)
-    assert len(found.others) == 4
+    assert len(found.others) == 6
     for part in (
         "runs/torn/config.json: cannot be read",
+        "runs/endless: damaged (OverflowError",
+        "runs/deep/config.json: cannot be read",
         "runs/older: damaged (KeyError: 'headline')",
         "runs/odd: damaged (KeyError: 'bits_per_byte')",
         "runs/photos: no run",
     ):
         assert part in told
     assert runs.to_text(found, "runs").endswith("runs/photos: no run")
+
+
+def test_links_that_lead_round_in_a_circle_end():
+    made("loop/run", 60)
+    for name in ("a", "b"):
+        Path("loop", name).symlink_to(".")
+        Path("loop/run", name).symlink_to("..")
+    Path("loop/also").symlink_to("run")
+    found = runs.list_runs("loop")
+    assert [run.path for run in found.runs] == ["loop/run"]
+    assert found.others == []
 
 
 def test_an_empty_directory_is_no_error_and_a_missing_one_is():

@@ -36,7 +36,7 @@ from lmjax.signals import StopRequest
 from lmjax.speed import make_meter
 from lmjax.state import TrainState
 from lmjax.tasks import Classification
-from lmjax.writers import MetricsLog
+from lmjax.writers import MetricsLog, read_history
 
 SIZES = {"1 ms": (320, 320), "5 ms": (768, 768, 768)}  # widths of the hidden layers
 BATCH = 128
@@ -92,7 +92,7 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
         dataset,
         program,
         Checkpoints(folder / "checkpoints", 1),
-        MetricsLog(folder, 0),
+        MetricsLog(folder, read_history(folder, 0)),
         Console(quiet=True),
         make_meter(experiment, program.abstract_state, host),
         Trace(None, folder),

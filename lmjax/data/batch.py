@@ -34,6 +34,7 @@ class Dataset:
     digest: str  # SHA-256 of everything that decides its batches
     summary: str  # one line for a reader: sizes and units
     alphabet: str = ""  # what its numbers mean: sets may be mixed where this is equal
+    codec: Codec | None = None  # how its token ids are read as text; None = they are not
 
     @property
     def members(self) -> "tuple[Dataset, ...]":
@@ -70,10 +71,14 @@ class Data(Part):
         row = self.load().batch(0, 0, 1)
         return {name: blank((batch_size, *x.shape[1:]), x.dtype) for name, x in row.items()}
 
-    def codec(self) -> Codec | None:
-        """How its token ids are read as text, from no more of the data than that needs; None =
-        they are not."""
-        return None
+    def reading_with(self, path: str) -> "Data":
+        """The same data, its text read with the vocabulary of a tokenizer.json instead of one that
+        would be learnt from it."""
+        return self
+
+    def reads(self, run: str) -> bool:
+        """Whether it would take what is written into a run directory for data."""
+        return False
 
 
 def blank(shape: Sequence[int], dtype: Any) -> np.ndarray:

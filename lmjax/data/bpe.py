@@ -39,6 +39,9 @@ class BPE(Tokenizer):
     def validate(self) -> None:
         check_integer("vocab_size", self.vocab_size, least=LEAST_VOCABULARY, most=2**24)
 
+    def reading_with(self, path: str) -> "BPE":
+        return self if self.path else dataclasses.replace(self, path=path)
+
     def build(self, documents: Documents) -> "BPECodec":
         if not self.path:
             self.check_merges(documents())

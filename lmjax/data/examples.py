@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64
 from lmjax.data import embedded
 from lmjax.data.batch import Batch, Data, Dataset, padded
 from lmjax.data.order import shuffled
+from lmjax.data.patterns import reaches
 from lmjax.data.tables import ArrayTable, Parts, Table, as_input, in_memory, moments, stratified
 from lmjax.errors import check_integer, check_number, unknown
 
@@ -45,6 +46,10 @@ class Examples(Data):
         check_integer("held_out", self.held_out, least=1)
         check_integer("image_size", self.image_size, least=0, most=MOST_PIXELS)
         check_number("memory_gb", self.memory_gb, least=0)
+
+    def reads(self, run: str) -> bool:
+        prefix, _, path = self.source.partition(":")
+        return prefix == "images" and reaches(f"{path}/**", run)
 
     def load(self) -> "LabelledExamples":
         parts = in_memory(self.read(), self.memory_gb)

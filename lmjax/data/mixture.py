@@ -17,7 +17,6 @@ from jaxtyping import Int64
 
 from lmjax.data.batch import Batch, Data, Dataset
 from lmjax.data.order import words
-from lmjax.data.tokenizer import Codec
 from lmjax.data.tokens import Tokens
 from lmjax.errors import FieldError, check_number, fields_of
 from lmjax.parts import field_types
@@ -57,8 +56,11 @@ class Mixture(Data):
     def shapes(self, batch_size: int) -> Batch:
         return self.parts()[0].shapes(batch_size)
 
-    def codec(self) -> Codec | None:
-        return self.parts()[0].codec()
+    def reading_with(self, path: str) -> "Mixture":
+        return dataclasses.replace(self, each=self.each.reading_with(path))
+
+    def reads(self, run: str) -> bool:
+        return any(part.reads(run) for part in self.parts())
 
     def load(self) -> "Mixed":
         with fields_of("each"):

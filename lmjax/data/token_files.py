@@ -51,14 +51,6 @@ def raw_files(source: str) -> tuple[list[epath.Path], list[epath.Path]]:
     return files, []
 
 
-def find_codec(source: str) -> Codec | None:
-    """What the ids of a tokens:PATH stand for; None where nothing says so."""
-    path = folder_of(source)
-    if not (path / token_index.NAME).exists():
-        return None
-    return _codec(path, token_index.read_index(path))
-
-
 def folder_of(source: str) -> epath.Path:
     """The PATH of a tokens:PATH."""
     return epath.Path(source.removeprefix(SHARDS)).expanduser()

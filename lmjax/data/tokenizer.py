@@ -36,6 +36,7 @@ class Codec:
     digest: str  # SHA-256 of all that decides the ids
     end_of_text: int | None  # the id that ends each document of a stream; None = nothing does
     pieces: list[bytes]  # the bytes that each id stands for; none for ids such as end_of_text
+    description: str = ""  # the text of a tokenizer.json that it can be made of again; "" = bytes
 
     def encode_documents(self, documents: Iterable[bytes]) -> Iterator[Integer[np.ndarray, "_"]]:
         """The ids of each document, with `end_of_text` after them, in `dtype`."""
@@ -62,6 +63,10 @@ class Tokenizer(Part):
     def build(self, documents: Documents) -> Codec:
         """The codec, learnt from training documents where there is something to learn."""
         raise NotImplementedError
+
+    def reading_with(self, path: str) -> "Tokenizer":
+        """These settings, but that a tokenizer.json stands for what they would learn."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ T is the window's length in tokens. A window reads tokens [s, s + T) and predict
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -14,8 +14,9 @@ from jaxtyping import Int32, Int64
 from lmjax.data.batch import Batch, Data, Dataset, blank, padded
 from lmjax.data.order import shuffled, words
 from lmjax.data.packing import longest_row, pack
+from lmjax.data.patterns import reaches
 from lmjax.data.stream import Stream
-from lmjax.data.texts import find_texts, split
+from lmjax.data.texts import FILES, find_texts, split
 from lmjax.data.tokenizer import ByteCodec, Bytes, Codec, Documents, Tokenizer
 from lmjax.errors import FieldError, InputError, check_choice, check_integer, check_number
 from lmjax.parts import field_types
@@ -115,15 +116,12 @@ class Tokens(Data):
         limit = self.validation_windows * self.sequence_length
         return min(last, limit) if limit else last
 
-    def codec(self) -> Codec | None:
-        if self.source.startswith(SHARDS):
-            from lmjax.data.token_files import find_codec
+    def reading_with(self, path: str) -> "Tokens":
+        return dataclasses.replace(self, tokenizer=self.tokenizer.reading_with(path))
 
-            return find_codec(self.source)
-        return self._build(self._documents)
-
-    def _documents(self) -> Iterable[bytes]:
-        return split(find_texts(self.source, self.data_dir), self.validation_fraction)[0]()
+    def reads(self, run: str) -> bool:
+        prefix, _, pattern = self.source.partition(":")
+        return f"{prefix}:" in (FILES, SHARDS) and reaches(pattern, run)
 
     def _build(self, documents: Documents) -> Codec:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lmjax import runfiles
+from lmjax import rundir, runfiles
 from lmjax.draft import draft_of
 from lmjax.errors import InputError, check_choice
 from lmjax.load import load
@@ -32,8 +32,9 @@ def export(run: str, out: str, step: int | None = None, dtype: str = "float32") 
     check_choice("dtype", dtype, WRITTEN)
     check_free(Path(out))
     loaded = load(run, step)
-    model = loaded.experiment.task.model
-    write(model, loaded.params, Path(out), dtype)
+    model, path = loaded.experiment.task.model, rundir.named(run)
+    codec = rundir.recorded_codec(path, rundir.read_config(path))
+    write(model, loaded.params, Path(out), dtype, codec.description if codec else "")
     architecture = layout_of(model).architecture
     return f"{out}: {architecture} in {dtype}, the weights of {run} at step {loaded.step}"
 
@@ -46,8 +47,9 @@ def check_free(out: Path) -> None:
         raise InputError(f"{out} is not an empty folder; choose another --out")
 
 
-def write(model: Model, params: Any, out: Path, dtype: str) -> None:
-    """config.json and model.safetensors, the folder whole or not at all."""
+def write(model: Model, params: Any, out: Path, dtype: str, tokenizer: str = "") -> None:
+    """config.json, model.safetensors and, where it is not "", tokenizer.json; the folder whole or
+    not at all."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -60,6 +62,8 @@ def write(model: Model, params: Any, out: Path, dtype: str) -> None:
             raise InputError(f"{out}: cannot be written ({error})") from None
         config = {**layout.config(model), "dtype": dtype}
         runfiles.write_json(epath.Path(draft / CONFIG), config)
+        if tokenizer:
+            runfiles.write_text(epath.Path(draft / runfiles.TOKENIZER), tokenizer)
 
 
 def tensors_of(model: Model, params: Any, dtype: str) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from lmjax import head_loss
 from lmjax.data import Batch, Dataset
-from lmjax.data.tokenizer import ByteCodec
+from lmjax.data.tokenizer import ByteCodec, Codec
 from lmjax.data.tokens import TokenWindows
 from lmjax.errors import FieldError, InputError, check_choice, check_integer, check_number
 from lmjax.generate import Sampling, generate
@@ -24,6 +24,7 @@ from lmjax.tasks.base import Outcome, Task, Variables, check_shape
 CrossEntropy = Literal["auto", "plain", "chunked", "one-pass"]
 PLAIN = 2**26  # logits of one device up to which auto holds them all, 256 MiB in float32
 MOST_SHOWN = 10_000  # tokens of text at the end of a run
+MARK = "\u25b8"  # between a prompt and what the model goes on with
 COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
 
 
@@ -132,7 +133,7 @@ class LanguageModel(Task):
         cache = self.model.init_cache(1, 1, jnp.float32)
         if part.codec is None or not self.showcase_length or cache is None:
             return ""
-        prompt = part.validation.read(0, 32).tolist()
+        prompt = whole_characters(part.codec, part.validation.read(0, 32).tolist())
         drawn = generate(
             self.model,
             params,
@@ -142,7 +143,25 @@ class LanguageModel(Task):
             Sampling(),
             part.vocab_size,
         )
-        return part.codec.decode(prompt + drawn[0].tolist()).decode(errors="replace")
+        given, written = (
+            part.codec.decode(ids).decode(errors="replace") for ids in (prompt, drawn[0].tolist())
+        )
+        return (
+            f"sample, held-out text up to {MARK} and the model's after it:\n{given}{MARK}{written}"
+        )
+
+
+def whole_characters(codec: Codec, ids: list[int]) -> list[int]:
+    """The ids without those at their end that begin a UTF-8 character and do not end it."""
+    for count in range(len(ids), 0, -1):
+        try:
+            codec.decode(ids[:count]).decode()
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                break  # not a text, however much of it is left out
+        else:
+            return ids[:count]
+    return ids
 
 
 def _windows(dataset: Dataset) -> list[TokenWindows]:
