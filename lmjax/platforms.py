@@ -70,12 +70,16 @@ def compiler_options(platform: str, devices: int) -> dict[str, Any]:
     return {setting.name: setting.value for setting in settings(platform, "compiler", devices)}
 
 
-def keep_freed_memory() -> None:
-    """Tell the C library's malloc, where it is glibc's, what the table says."""
+def keep_freed_memory() -> list[str]:
+    """Tell the C library's malloc what the table says; returns what it took.
+
+    That is nothing where it is not glibc's.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for setting in settings("any", "malloc", 1):
-            mallopt(M_OPTIONS[setting.name], setting.value)
+    if mallopt is None:
+        return []
+    wanted = settings("any", "malloc", 1)
+    return [each.name for each in wanted if mallopt(M_OPTIONS[each.name], each.value) == 1]
 
 
 def table() -> list[list[str]]:
