@@ -1,17 +1,20 @@
 """What is set for each kind of device."""
 
+import ctypes
+import types
+
 from lmjax import cli, platforms
 
 
-def test_malloc_takes_what_it_is_told(monkeypatch):
+def test_malloc_is_told_where_it_is_glibc_s(monkeypatch):
+    told = []
+    libc = types.SimpleNamespace(mallopt=lambda option, value: told.append((option, value)) or 1)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: libc)
     names = ["M_MMAP_THRESHOLD", "M_TRIM_THRESHOLD", "M_TOP_PAD"]
-    assert platforms.keep_freed_memory() in ([], names)  # []: not glibc's
-    if platforms.keep_freed_memory():
-        too_much = platforms.SETTINGS[0]._replace(value=2**27)  # glibc's limit is 2**25
-        monkeypatch.setattr(platforms, "SETTINGS", (too_much, *platforms.SETTINGS[1:]))
-        assert platforms.keep_freed_memory() == names[1:]
-        monkeypatch.undo()
-        platforms.keep_freed_memory()
+    assert platforms.keep_freed_memory() == names
+    assert told == [(-3, 2**25), (-1, 2**31 - 1), (-2, 2**26)]  # the numbers of malloc.h
+    del libc.mallopt
+    assert platforms.keep_freed_memory() == []
 
 
 def test_options_are_for_their_platform_and_number_of_devices():
