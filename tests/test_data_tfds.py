@@ -159,7 +159,7 @@ def test_odd_names_are_refused_before_the_disk_is_touched(source, monkeypatch):
 
 def test_what_is_not_prepared_says_how_to_prepare_it(mnist, monkeypatch):
     assert "`lmjax data prepare tfds:cifar10 --data-dir " in refusal("tfds:cifar10", mnist)
-    assert "nearest there: tfds:mnist" in refusal("tfds:mnits", mnist)
+    assert "nearest: tfds:mnist" in refusal("tfds:mnits", mnist)
     assert "is not prepared" in refusal("tfds:mnist:9.9.9", mnist)
     monkeypatch.setenv("TFDS_DATA_DIR", mnist)
     assert refusal("tfds:cifar10", "").endswith("`lmjax data prepare tfds:cifar10` does it")

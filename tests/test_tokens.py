@@ -254,7 +254,7 @@ def test_a_file_of_that_very_name_comes_before_a_glob(tmp_path, monkeypatch):
 
 def test_a_text_that_is_gone_is_told_as_the_source(tmp_path):
     with pytest.raises(FieldError) as error:
-        Tokens(source=f"text:{tmp_path}/gone", tokenizer=BPE()).codec()
+        Tokens(source=f"text:{tmp_path}/gone", tokenizer=BPE()).load()
     assert error.value.field == "source"
 
 

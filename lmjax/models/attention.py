@@ -67,9 +67,7 @@ class Attention(nn.Module):
         if context.kept is not None:
             y_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BTGK, v_BTGK, mask=context.kept)
         else:
-            # Parameters are drawn from shapes alone, so no device is asked what it can run then.
-            wanted = "xla" if self.is_initializing() else c.attention
-            y_BTHK = attend(wanted, q_BTHK, k_BTGK, v_BTGK, context.segments)
+            y_BTHK = attend(c.attention, q_BTHK, k_BTGK, v_BTGK, context.segments)
         y_BTHK = constrain(y_BTHK, "batch", "length", "heads", "head_dim")
         axes = {"heads": c.heads, "head_dim": c.head_size, "embed": c.width}
         return affine(self, "out", y_BTHK, axes, c.residual_std, c.biases), kept

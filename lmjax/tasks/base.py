@@ -12,7 +12,7 @@ from lmjax.errors import FieldError
 from lmjax.losses import accuracy, cross_entropy
 from lmjax.metrics import Mean, Metrics
 from lmjax.models import Model
-from lmjax.models.base import ROWS
+from lmjax.models.base import ROWS, OnPaper, placing
 from lmjax.parts import Part
 
 Variables = dict[str, Any]  # Flax's collections: {"params": ..., further ones: model state}
@@ -48,7 +48,8 @@ class Task(Part):
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> Variables:
         """Fresh variables, each parameter boxed with the names of its axes."""
-        return self.module().init(key, batch["inputs"], train=False)
+        with placing(OnPaper()):  # parameters are the same on every device
+            return self.module().init(key, batch["inputs"], train=False)
 
     def extras(self, batch: Batch) -> dict[str, Any]:
         """Keyword arguments of the module, beside its inputs."""
