@@ -15,6 +15,10 @@ WAYS = [
     for t in (1, 2, 4, 8)
     if d * f * s * t == 8
 ]
+EVERYDAY = [  # each axis alone, and every pair of axes together somewhere
+    *((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8)),
+    *((2, 2, 2, 1), (2, 2, 1, 2), (2, 1, 2, 2), (1, 2, 2, 2)),
+]
 STEPS = 4
 LOSS, GRADIENT, STATE = 1e-6, 1e-5, 5e-5  # largest relative differences; the last two of a leaf
 LAYERS, WIDTH, LENGTH, BATCH, VOCABULARY = 3, 32, 16, 16, 256
@@ -102,17 +106,43 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def told(eight_devices) -> tuple[dict, str]:
-    results, warnings = run(eight_devices, SMALL, WAYS)
-    return dict(zip(WAYS, results, strict=True)), warnings
+    results, warnings = run(eight_devices, SMALL, EVERYDAY)
+    return dict(zip(EVERYDAY, results, strict=True)), warnings
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "x".join(map(str, way)))
-def test_any_way_gives_one_device_s_numbers(told, way):
+def check(result: dict) -> None:
     """Loss, every leaf of the gradient (as the first moment after one step), every leaf."""
-    result = told[0][way]
     assert result["loss"] < LOSS
     assert result["gradient"] < GRADIENT
     assert result["state"] < STATE
+
+
+@pytest.mark.parametrize("way", EVERYDAY, ids=lambda way: "x".join(map(str, way)))
+def test_a_way_gives_one_device_s_numbers(told, way):
+    check(told[0][way])
+
+
+@pytest.mark.sweep
+def test_every_way_gives_one_device_s_numbers(eight_devices):
+    results, warnings = run(eight_devices, SMALL, WAYS)
+    assert len(results) == len(WAYS) == 20
+    for result in results:
+        check(result)
+    assert "Involuntary full rematerialization" not in warnings
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("way", ["chunked", "one-pass"])
+def test_every_way_computes_the_loss_in_chunks_as_well(eight_devices, way):
+    words = f"{SMALL} --task.cross-entropy {way} --task.loss-chunk 10"
+    for result in run(eight_devices, words, EVERYDAY)[0]:
+        check(result)
+
+
+def test_the_loss_in_chunks_on_a_mesh(eight_devices):
+    words = f"{SMALL} --task.cross-entropy one-pass --task.loss-chunk 10"
+    for result in run(eight_devices, words, [(2, 2, 2, 1)])[0]:
+        check(result)
 
 
 def largest(result: dict, kind: str) -> int:
