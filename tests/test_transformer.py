@@ -14,6 +14,7 @@ from flax.core import meta
 from lmjax.models import GPT, Llama
 from lmjax.models.base import placing
 from lmjax.models.decoder import Decoder
+from lmjax.models.linear import look_up
 from lmjax.roles import Leaf, map_roles, read_roles
 
 SIZES: dict[str, Any] = {"vocab_size": 61, "max_length": 24, "depth": 2, "width": 32, "heads": 4}
@@ -139,6 +140,23 @@ def test_bfloat16_multiplies_matrices_and_float32_takes_norms_and_softmax(model:
     apply = jax.jit(model.build().apply)
     high, near = (apply(v, row).astype(jnp.float32) for v in (held, low))
     assert 0 < apart(high, near) < 0.05 * float(jnp.abs(high).max())
+
+
+def test_gradients_of_equal_ids_are_summed_in_float32(model: Decoder) -> None:
+    held, row = variables(model), tokens(2, 8)
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), held)
+
+    def total(held: Any) -> jax.Array:
+        return model.build().apply(held, row).astype(jnp.float32).sum()
+
+    assert dtypes(jax.grad(total), low)["scatter-add"] == {"float32", "int32"}
+    table, ids = jnp.zeros((4, 1), jnp.bfloat16), jnp.zeros((1, 1024), jnp.int32)
+
+    def gradient(look: Any) -> jax.Array:
+        return jax.jit(jax.grad(lambda table: look(table, ids).sum()))(table)[0, 0]
+
+    assert gradient(look_up) == 1024
+    assert gradient(lambda table, ids: table[ids]) == 256  # 256 + 1 is 256 in bfloat16
 
 
 class Seen:

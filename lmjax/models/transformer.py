@@ -15,7 +15,7 @@ from lmjax.models.attention import Attention, Context, Kept, look, rotation
 from lmjax.models.base import ROWS, Cache, Headless, constrain, named
 from lmjax.models.decoder import Decoder, Remat
 from lmjax.models.dropout import RowDropout
-from lmjax.models.linear import affine, capped, linear
+from lmjax.models.linear import affine, capped, linear, look_up
 
 ACTIVATIONS = {"gelu_tanh": nn.gelu, "silu": nn.silu}  # Flax's gelu is the tanh one by default
 
@@ -65,11 +65,11 @@ class Transformer(nn.Module):
         )
         # Whole in its width before the look-up: a gather from a table that is cut both ways would
         # copy its result to every device.
-        x_BTD = constrain(embedding_VD, "vocab", "embed")[tokens]
+        x_BTD = look_up(constrain(embedding_VD, "vocab", "embed"), tokens)
         if c.position == "learned":
             table = named(std, "position", "embed")
             table_SD = self.param("position", table, (c.max_length, c.width))
-            x_BTD = x_BTD + table_SD[context.positions]
+            x_BTD = x_BTD + look_up(table_SD, context.positions)
         else:
             angles = rotation(context.positions, c.head_size, c.rope_theta)
             context = context._replace(rotation=angles)
