@@ -8,28 +8,35 @@ from etils import epath
 from lmjax import rundir
 from lmjax.data import Data, Dataset
 from lmjax.errors import InputError
+from lmjax.experiment import Experiment
 from lmjax.load import load
 from lmjax.mesh import Parallel, make_mesh
-from lmjax.metrics import merge, values
+from lmjax.metrics import Metrics, merge, values
 from lmjax.parallel import Program, compile_program, prefetch
 from lmjax.state import TrainState
 
 
 def evaluate(
-    program: Program, state: TrainState, dataset: Dataset, batch_size: int
+    program: Program, state: TrainState, dataset: Dataset, experiment: Experiment
 ) -> dict[str, float]:
-    """Metric -> mean over the whole held-out split, and METRIC/SOURCE where it has several parts.
+    """Metric -> mean over the whole held-out split, and METRIC/SOURCE where it has several parts;
+    and what the task derives from the means of each.
 
     Batches have the size of training's and the last is padded with weight 0, so one shape serves.
     """
+
+    def told(sums: Metrics) -> dict[str, float]:
+        means = values(sums)
+        return means | experiment.task.derived(means)
+
     parts = {}
     for member in dataset.members:
-        batches = prefetch(member.evaluation(batch_size), program.place)
+        batches = prefetch(member.evaluation(experiment.batch_size), program.place)
         parts[member.name] = merge([program.eval_step(state, batch) for batch in batches])
-    found = values(merge(parts.values()))
+    found = told(merge(parts.values()))
     if len(parts) > 1:
         for name, part in parts.items():
-            found |= {f"{metric}/{name}": value for metric, value in values(part).items()}
+            found |= {f"{metric}/{name}": value for metric, value in told(part).items()}
     return found
 
 
@@ -44,9 +51,9 @@ def evaluate_run(run: str, step: int | None = None, data: Data | None = None) ->
       data: other data to evaluate on; None = the run's own, which must not have changed.
     """
     loaded = load(run, step)
-    experiment, held = loaded.experiment, rundir.read_config(epath.Path(run))
+    experiment = loaded.experiment
     dataset = (experiment.data if data is None else data).load()
-    if data is None and dataset.digest != held["data"]["digest"]:
+    if data is None and not is_own(run, dataset):
         raise InputError(
             f"{run} was trained on other data ({dataset.name!r} has changed); "
             "name what to evaluate on by --data.FIELD"
@@ -59,9 +66,14 @@ def evaluate_run(run: str, step: int | None = None, data: Data | None = None) ->
         "run": run,
         "step": loaded.step,
         "data": dataset.name,
-        "validation": evaluate(program, loaded.state, dataset, experiment.batch_size),
+        "validation": evaluate(program, loaded.state, dataset, experiment),
         "baselines": {experiment.task.headline_for(dataset): experiment.task.baselines(dataset)},
     }
+
+
+def is_own(run: str, dataset: Dataset) -> bool:
+    """Whether it is what the run in a directory was trained on."""
+    return dataset.digest == rundir.read_config(epath.Path(run))["data"]["digest"]
 
 
 def to_text(found: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from lmjax.tasks import ngram
 from lmjax.tasks.base import Task, check_shape
 
 COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
+LARGEST_EXPONENT = 709.0  # of e, in float64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,10 @@ class LanguageModel(Task):
             return {}
         size = jnp.sum(batch["token_bytes"] * batch["weights"])
         return {"bits_per_byte": Mean(loss.total / math.log(2), size)}
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """Perplexity per token: e to the power of all nats over all tokens."""
+        return {"perplexity": math.exp(min(means["loss"], LARGEST_EXPONENT))}
 
     def headline_for(self, dataset: Dataset) -> str:
         return "loss" if _windows(dataset)[0].codec is None else self.headline
