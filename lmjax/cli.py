@@ -27,6 +27,7 @@ commands:
   train NAME --profile START:STOP   trace these steps, and tell what took their time
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
+  eval RUN --choices FILE           how a language model answers multiple-choice questions
   list [DIR] [--help]               the runs below a directory (runs), and their table of results
   sample RUN [--help]               text from a trained language model
   export RUN --out FOLDER [--help]  its weights as a folder that transformers loads
@@ -228,8 +229,13 @@ def evaluate(words: Sequence[str]) -> None:
     parser.add_argument("run", help="the run directory; then --data.FIELD VALUE for other data")
     parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
     parser.add_argument("--json", help="where to write the numbers")
+    questions = 'a file of {"context": "...", "choices": ["...", "..."], "answer": 0} lines'
+    parser.add_argument("--choices", help=f"{questions}, in place of held-out data")
     given, rest = parser.parse_known_args(words)
     _check_writable(given.json)
+    if given.choices is not None:
+        _evaluate_choices(given, rest)
+        return
     from lmjax import overrides
     from lmjax.evaluate import evaluate_run, to_text
     from lmjax.load import recorded
@@ -241,6 +247,17 @@ def evaluate(words: Sequence[str]) -> None:
         raise InputError("eval: only --data.FIELD may be changed")
     validate(changed)
     found = evaluate_run(given.run, given.step, changed.data if rest else None)
+    print(to_text(found))
+    _write_json(given.json, found)
+
+
+def _evaluate_choices(given: Any, rest: Sequence[str]) -> None:
+    """`lmjax eval RUN --choices FILE`."""
+    if rest:
+        raise InputError(f"eval: --choices takes no further words, but there is {rest[0]!r}")
+    from lmjax.choices import evaluate_choices, to_text
+
+    found = evaluate_choices(given.run, given.choices, given.step)
     print(to_text(found))
     _write_json(given.json, found)
 

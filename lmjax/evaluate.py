@@ -14,26 +14,32 @@ from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment
 from lmjax.load import load, recorded
 from lmjax.mesh import Parallel, make_mesh
-from lmjax.metrics import merge, values
+from lmjax.metrics import Metrics, merge, values
 from lmjax.parallel import Program, compile_program, prefetch
 from lmjax.state import TrainState
 
 
 def evaluate(
-    program: Program, state: TrainState, dataset: Dataset, batch_size: int
+    program: Program, state: TrainState, dataset: Dataset, experiment: Experiment
 ) -> dict[str, float]:
-    """Metric -> mean over the whole held-out split, and METRIC/SOURCE where it has several parts.
+    """Metric -> mean over the whole held-out split, and METRIC/SOURCE where it has several parts;
+    and what the task derives from the means of each.
 
     Batches have the size of training's and the last is padded with weight 0, so one shape serves.
     """
+
+    def told(sums: Metrics) -> dict[str, float]:
+        means = values(sums)
+        return means | experiment.task.derived(means)
+
     parts = {}
     for member in dataset.members:
-        batches = prefetch(member.evaluation(batch_size), program.place)
+        batches = prefetch(member.evaluation(experiment.batch_size), program.place)
         parts[member.name] = merge([program.eval_step(state, batch) for batch in batches])
-    found = values(merge(parts.values()))
+    found = told(merge(parts.values()))
     if len(parts) > 1:
         for name, part in parts.items():
-            found |= {f"{metric}/{name}": value for metric, value in values(part).items()}
+            found |= {f"{metric}/{name}": value for metric, value in told(part).items()}
     return found
 
 
@@ -72,7 +78,7 @@ def evaluate_run(run: str, step: int | None = None, data: Data | None = None) ->
         "run": run,
         "step": loaded.step,
         "data": dataset.name,
-        "validation": evaluate(program, loaded.state, dataset, experiment.batch_size),
+        "validation": evaluate(program, loaded.state, dataset, experiment),
         "baselines": {experiment.task.headline_for(dataset): experiment.task.baselines(dataset)},
     }
 

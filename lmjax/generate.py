@@ -116,7 +116,7 @@ def _draw(
     The cache is returned only so that its memory can be donated.
     """
     module = model.build()
-    batch, size = len(last), cache["keys"].shape[2]
+    batch, size = len(last), cache["keys"].shape[3]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
     def body(number: Any, carry: Any) -> Any:

@@ -238,7 +238,7 @@ def write_metrics(run: Run, pending: list[tuple[int, Array]], keep: int) -> None
 def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]:
     """One evaluation, to the log and the console."""
     begun = time.monotonic()
-    numbers = evaluate(run.program, state, run.dataset, run.experiment.batch_size)
+    numbers = evaluate(run.program, state, run.dataset, run.experiment)
     run.log.write("validation", step, numbers)
     told = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
     run.console.say(f"validation at step {step}: {told}")

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lmjax import evaluate, train
@@ -10,6 +13,7 @@ from lmjax.data import BPE, Bytes, Examples, Tokens
 from lmjax.data.bpe import BPECodec
 from lmjax.errors import InputError
 from lmjax.generate import Sampling
+from lmjax.load import load
 from lmjax.models import SimpleFCN
 from lmjax.parts import replace
 from lmjax.pretrained.export import export
@@ -48,6 +52,24 @@ def test_an_averaging_optimizer_is_evaluated_at_its_average(tiny_mlp):
     assert evaluate.evaluate_run("run")["validation"] == logged(12)
     plain = train.run(tiny_mlp, "plain", quiet=True)
     assert plain["validation"] != logged(12)
+
+
+def test_perplexity_is_of_all_tokens_together(tiny_gpt):
+    experiment = replace(tiny_gpt, "steps", 2)
+    result = train.run(experiment, "run", quiet=True)
+    loaded, dataset = load("run"), experiment.data.load()
+    losses = [
+        experiment.task.outcome(
+            {"params": loaded.params}, jax.tree.map(jnp.asarray, batch), None
+        ).loss
+        for batch in dataset.evaluation(experiment.batch_size)
+    ]
+    nats, tokens = (np.array([float(x[k]) for x in losses]) for k in (0, 1))
+    assert tokens.sum() == dataset.evaluated
+    found = result["validation"]["perplexity"]
+    assert found == pytest.approx(np.exp(nats.sum() / tokens.sum()), rel=1e-5)
+    assert abs(found - np.exp(nats / tokens).mean()) > 1e-4 * found  # the control: a mean of them
+    assert experiment.task.derived({"loss": 1e4})["perplexity"] < float("inf")
 
 
 def test_other_data_is_evaluated_when_it_is_named_and_refused_when_it_has_changed(tiny_gpt):

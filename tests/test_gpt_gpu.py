@@ -15,7 +15,7 @@ from experiments.benchmarks import gpt_gpu, gpt_hlo, gpt_parts, gpt_roofline
 from experiments.benchmarks.gpt_bench import compare_losses, shared_memory
 from experiments.benchmarks.gpt_rows import experiment, rows
 from experiments.benchmarks.gpt_sweep import Budget, Move, Sweep, Worker, descend
-from lmjax.models import kernels
+from lmjax.mesh import OnMesh
 from lmjax.parallel import compile_program
 
 
@@ -134,7 +134,7 @@ def test_cudnn_s_kernels_are_in_the_step_for_a_gpu(
     monkeypatch: pytest.MonkeyPatch, attention: Any, remat: Any
 ) -> None:
     """As far as it can be lowered without one."""
-    monkeypatch.setattr(kernels, "device", H100)
+    monkeypatch.setattr(OnMesh, "device", H100())
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     row = rows(tiny=True)["124m"]

@@ -112,6 +112,8 @@ def test_a_run_on_a_mixture_is_told_of_each_source(tiny_gpt, tmp_path):
     parts = [found[f"loss/{source}"] for source in sources]
     assert found["loss"] == pytest.approx(np.average(parts, weights=sizes), rel=1e-6)
     assert abs(found["loss"] - np.mean(parts)) > 1e-4
+    for key in ("", *(f"/{source}" for source in sources)):
+        assert found[f"perplexity{key}"] == pytest.approx(np.exp(found[f"loss{key}"]))
     assert sizes[0] != sizes[1]
 
 

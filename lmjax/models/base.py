@@ -36,7 +36,7 @@ class Model(Part):
 
 Cache = dict[str, Array]
 """What a model keeps of the tokens that it has read, so that it can go on from them:
-keys    [L, B, S, G, K], for L layers, B rows, S positions, G heads of width K
+keys    [L, B, G, S, K], for L layers, B rows, G heads of width K, S positions
 values  the same
 length  int32 [B]: positions that each row has filled. The next tokens are written there, and see
         nothing that lies beyond; so a row whose prompt was padded at its end is put right by

@@ -111,7 +111,7 @@ class Decoder(TokenModel):
     def init_cache(self, batch: int, size: int, dtype: Any) -> Cache:
         if not 1 <= size <= self.max_length:
             raise ValueError(f"a cache of {size} positions; max_length is {self.max_length}")
-        shape = (self.depth, batch, size, self.key_heads, self.head_size)
+        shape = (self.depth, batch, self.key_heads, size, self.head_size)
         return {
             "keys": jnp.zeros(shape, dtype),
             "values": jnp.zeros(shape, dtype),

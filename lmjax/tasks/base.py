@@ -102,6 +102,10 @@ class Task(Part):
         """Metrics of this task beside loss and accuracy."""
         return {}
 
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """What follows from the means over a whole held-out split, and is no mean itself."""
+        return {}
+
     def headline_for(self, dataset: Dataset) -> str:
         """The metric that a run on this data is judged by."""
         return self.headline

@@ -26,6 +26,7 @@ PLAIN = 2**26  # logits of one device up to which auto holds them all, 256 MiB i
 MOST_SHOWN = 10_000  # tokens of text at the end of a run
 MARK = "\u25b8"  # between a prompt and what the model goes on with
 COUNTED = 2**25  # bytes of training text that the baselines count, in some seconds
+LARGEST_EXPONENT = 709.0  # of e, in float64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,10 @@ class LanguageModel(Task):
             return {}
         size = jnp.sum(batch["token_bytes"] * batch["weights"])
         return {"bits_per_byte": Mean(loss.total / math.log(2), size)}
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """Perplexity per token: e to the power of all nats over all tokens."""
+        return {"perplexity": math.exp(min(means["loss"], LARGEST_EXPONENT))}
 
     def headline_for(self, dataset: Dataset) -> str:
         return "loss" if _windows(dataset)[0].codec is None else self.headline
