@@ -1,6 +1,6 @@
 """How fast is a GPT's training step on one GPU beside PyTorch's, and what does its time go into?
 
-    python -m experiments.benchmarks.gpt_gpu --json PATH [--rows 124m] [--seconds 540]
+    python -m experiments.benchmarks.gpt_gpu --json PATH [--rows 124m] [--seconds 450]
 
 124m  GPT-2, 12 layers, width 768, sequences of 1,024 tokens, table padded to 50,304 rows
 1.3b  24 layers, width 2,048, heads of 128, sequences of 1,024 tokens, the same table
