@@ -18,7 +18,7 @@ from lmjax.data.stream import Stream
 from lmjax.data.tokenizer import ByteCodec
 from lmjax.data.tokens import Corpus, TokenWindows
 from lmjax.errors import FieldError, InputError
-from lmjax.generate import Sampling, generate, narrowed, pick
+from lmjax.generate import Sampling, generate, likeliest, narrowed, pick
 from lmjax.models import GPT, TokenModel
 from lmjax.tasks import LanguageModel
 from lmjax.tasks.language_model import MARK, whole_characters
@@ -87,6 +87,17 @@ def test_draws_follow_the_seed_and_the_place_in_the_batch_alone(weights: Any) ->
     assert write(weights, [[3, 1, 4]], 8, sampling, jax.random.key(1))[0] != alone
     # The first stretch of a longer text has the draws of the shorter one.
     assert write(weights, [[3, 1, 4]], 24, sampling)[0][:8] == alone
+
+
+def test_the_likeliest_is_the_first_of_the_largest() -> None:
+    random = np.random.default_rng(0)
+    logits = random.integers(0, 9, size=(50, 30)).astype(np.float32)  # with ties
+    logits[0], logits[1, 3:], logits[2, :9] = -np.inf, -np.inf, np.inf
+    assert np.array_equal(likeliest(jnp.asarray(logits)), logits.argmax(-1))
+    last = logits.shape[-1] - 1 - logits[:, ::-1].argmax(-1)
+    assert not np.array_equal(likeliest(jnp.asarray(logits)), last)
+    logits[5, 7] = np.nan  # an id all the same, so that a broken model is told by its text
+    assert likeliest(jnp.asarray(logits)).max() < 30
 
 
 def test_only_ids_of_the_tokenizer_are_drawn(weights: Any) -> None:
