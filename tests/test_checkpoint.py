@@ -16,7 +16,6 @@ def test_steps_that_follow_at_once_do_not_touch_what_is_saved(tmp_path):
     values = {
         "many": random.normal(size=(512, 1024)).astype(np.float32),
         "few": random.normal(size=3).astype(jnp.bfloat16),
-        "none": np.zeros((0, 4), np.float32),
     }
     params = {name: jnp.asarray(np.copy(x)) for name, x in values.items()}
     state = TrainState(jnp.int32(7), params, {}, {"count": jnp.int32(3)})
