@@ -23,9 +23,10 @@ def test_steps_that_follow_at_once_do_not_touch_what_is_saved(tmp_path):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
     checkpoints = Checkpoints(epath.Path(tmp_path / "checkpoints"), 1)
-    checkpoints.save(7, state, {})
+    checkpoints.save(7, state, {"config": {}, "data": {}})
     for _ in range(3):
         state = jax.tree.map(donate, state)
+    checkpoints.wait()
     restored, _ = checkpoints.restore(7, abstract)
     checkpoints.close()
     for name, x in values.items():
