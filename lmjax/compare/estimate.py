@@ -1,7 +1,7 @@
 """What a few seeds say about a mean: an interval where there is one, and a p value.
 
 Student's interval, mean +- t(n - 1) s / sqrt(n), covers the mean of normal values as often as it
-says from 2 seeds on; a percentile bootstrap does not (tests/test_compare_statistics.py counts both).
+says from 2 seeds on; a percentile bootstrap does not (tests/test_compare_statistics.py counts).
 It needs finite values with a spread. Where a run diverged or never arrived (inf), and where all
 values are the same, there is no interval, and the exact sign test, which needs neither, gives p.
 """
@@ -36,7 +36,7 @@ class Ratio(NamedTuple):
 class Estimate(NamedTuple):
     """What a sample says about the mean that it was drawn around."""
 
-    count: int  # of values, which are seeds
+    seeds: int  # values, one each
     mean: (
         float | None
     )  # may be inf; None without values, and where both inf and -inf are among them
@@ -87,13 +87,11 @@ def estimate(
     count, infinite = len(values), int(np.isinf(values).sum())
     mean = _mean(values)
     if count < 2:
-        note = f"{seeds(count)}: no interval from fewer than 2"
+        note = f"{seeds_text(count)}: no interval from fewer than 2"
         return Estimate(count, mean, None, None, None, "none", 0, note, scale)
     if infinite:
-        note, p = (
-            f"{infinite} of {count} seeds without a finite value: no interval",
-            sign_test(values),
-        )
+        note = f"{infinite} of {count} seeds without a finite value: no interval"
+        p = sign_test(values)
         most = _sign(float(np.sign(values).sum()))
         side = most if mean is not None and _sign(mean) == most else 0
         return Estimate(count, mean, None, None, p, "sign", side, note, scale)
@@ -150,7 +148,7 @@ def band(curves: Float[np.ndarray, "seeds points"], *, level: float = LEVEL) -> 
     )
 
 
-def quantile(level: float, freedom: float) -> float:
+def quantile(level: float, freedom: int | float) -> float:
     """The t between which and -t a share `level` of Student's distribution lies."""
     return float(special.stdtrit(freedom, (1 + level) / 2))
 
@@ -161,7 +159,7 @@ def check_level(level: float) -> None:
         raise ValueError(f"level = {level!r}: must be > 0 and < 1")
 
 
-def seeds(count: int) -> str:
+def seeds_text(count: int) -> str:
     """1 seed, 5 seeds."""
     return f"{count} seed{'s' * (count != 1)}"
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from lmjax.compare.estimate import LEVEL, Estimate, Interval, quantile, seeds
+from lmjax.compare.estimate import LEVEL, Estimate, Interval, quantile, seeds_text
 from lmjax.compare.paired import paired_log_ratio
 
 Bound = Literal["=", ">=", "<=", "unknown"]
@@ -57,7 +57,7 @@ class Speedup(NamedTuple):
         told = self.note
         if self.interval is not None:
             low, high, level = self.interval
-            told = f"{100 * level:.4g} % interval {low:.3g} to {high:.3g}, {seeds(self.pairs)}"
+            told = f"{100 * level:.4g} % interval {low:.3g} to {high:.3g}, {seeds_text(self.pairs)}"
         return f"{sign}{self.ratio:.3g} ({told})"
 
 
@@ -114,7 +114,9 @@ def speedup(
         not (own.latest and other.latest) for own, other in zip(ours, theirs, strict=True)
     )
     if at_once:
-        note = f"on {at_once} of {seeds(pairs)} the target is no lower than the loss at the start"
+        note = (
+            f"on {at_once} of {seeds_text(pairs)} the target is no lower than the loss at the start"
+        )
         return _unknown(pairs, at_once, note)
     least = [_divide(b.earliest, a.latest) for a, b in zip(ours, theirs, strict=True)]
     most = [_divide(b.latest, a.earliest) for a, b in zip(ours, theirs, strict=True)]
@@ -124,7 +126,7 @@ def speedup(
         logs = paired_log_ratio(*times, level=level)
         found = logs.as_ratio()
         return Speedup("=", found.ratio, found.interval, pairs, 0, logs.note, logs)
-    note = f"{censored} of {seeds(pairs)} censored: no interval"
+    note = f"{censored} of {seeds_text(pairs)} censored: no interval"
     low, high = _geometric_mean(least), _geometric_mean(most)
     if low > 0 and math.isinf(high):
         return Speedup(">=", low, None, pairs, censored, note, None)
@@ -152,7 +154,7 @@ def speedup_to_final(
     targets = [float(curve.loss[-1]) for curve in theirs]
     lost = sum(map(math.isinf, targets))
     if lost:
-        note = f"the baseline diverged on {lost} of {seeds(len(theirs))}: no target"
+        note = f"the baseline diverged on {lost} of {seeds_text(len(theirs))}: no target"
         return _unknown(len(theirs), lost, note)
     return speedup(
         [crossing(curve, target) for curve, target in zip(ours, targets, strict=True)],
@@ -188,8 +190,8 @@ def in_seconds(steps: Speedup, cost: Estimate, *, level: float = LEVEL) -> Speed
         return steps._replace(ratio=ratio, interval=None, note=note, logs=None)
     assert steps.logs.mean is not None
     assert steps.logs.spread is not None
-    variances = [each.spread**2 / each.count for each in (steps.logs, cost) if each.spread]
-    freedoms = [each.count - 1 for each in (steps.logs, cost) if each.spread]
+    variances = [each.spread**2 / each.seeds for each in (steps.logs, cost) if each.spread]
+    freedoms = [each.seeds - 1 for each in (steps.logs, cost) if each.spread]
     reach = 0.0
     if variances:
         parts = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lmjax.compare.estimate import LEVEL, Estimate, check_level, seeds
+from lmjax.compare.estimate import LEVEL, Estimate, check_level, seeds_text
 from lmjax.compare.power import MOST_SEEDS, seeds_needed, signs_needed
 
 Better = Literal["lower", "higher"]  # which values are wanted: losses lower, accuracies higher
@@ -100,11 +100,11 @@ def _verdict(
     numbers = ", ".join(filter(None, [_numbers(found), found.note]))
     if p_holm is not None and p_holm <= 1 - level and found.side:
         word: Word = "better" if (found.side < 0) == (better == "lower") else "worse"
-        sentence = f"{name} is {word} than {baseline} with {seeds(found.count)}: {numbers}"
+        sentence = f"{name} is {word} than {baseline} with {seeds_text(found.seeds)}: {numbers}"
         return Verdict(word, f"{sentence}, p {p_holm:.2g} (Holm, {tests})", found, p_holm, None)
     # Against the smallest share of the error that Holm may give: enough whatever the others do.
     needed, what = _needed(found, 1 - (1 - level) / tests)
-    sentence = f"{name} cannot be told from {baseline} with {seeds(found.count)}: {numbers}"
+    sentence = f"{name} cannot be told from {baseline} with {seeds_text(found.seeds)}: {numbers}"
     if found.p is not None and found.p <= 1 - level:
         sentence += f", p {found.p:.2g} but {adjusted:.2g} by Holm over {tests}"
     return Verdict("cannot tell", f"{sentence}; {what}", found, p_holm, needed)
@@ -112,19 +112,19 @@ def _verdict(
 
 def _needed(found: Estimate, level: float) -> tuple[int | None, str]:
     """How many seeds, and the words for it."""
-    if found.count < 2:
+    if found.seeds < 2:
         return 2, "2 seeds are the least"
     if found.test == "none":
         return None, "no number of seeds tells what does not differ"
     if found.test == "sign":
-        least = max(signs_needed(level=level), found.count + 1)
+        least = max(signs_needed(level=level), found.seeds + 1)
         return least, f"a sign test needs {least} seeds or more"
     assert found.mean is not None
     assert found.spread is not None
     needed = seeds_needed(found.mean, found.spread, level=level)
     if needed is None:
         return None, f"more than {MOST_SEEDS:,} seeds would be needed at this difference and spread"
-    return needed, f"about {seeds(needed)} would be needed at this difference and spread"
+    return needed, f"about {seeds_text(needed)} would be needed at this difference and spread"
 
 
 def _numbers(found: Estimate) -> str:
