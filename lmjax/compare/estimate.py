@@ -4,6 +4,9 @@ Student's interval, mean +- t(n - 1) s / sqrt(n), covers the mean of normal valu
 says from 2 seeds on; a percentile bootstrap does not (tests/test_compare_statistics.py counts).
 It needs finite values with a spread. Where a run diverged or never arrived (inf), and where all
 values are the same, there is no interval, and the exact sign test, which needs neither, gives p.
+Where one side lost all n of its runs and the other none, p is 2 / 4^n: of two that lose a run with
+the same chance q, either does so with chance q^n (1 - q)^n, at most 1 / 4^n. At any error this
+outcome is told wherever the sign test could tell anything, so the two together keep the error.
 """
 
 import math
@@ -16,6 +19,7 @@ from scipy import special
 LEVEL = 0.95  # of every interval, and 1 - the error of every verdict
 
 Scale = Literal["difference", "log ratio"]
+Test = Literal["t", "sign", "lost runs", "none"]
 
 
 class Interval(NamedTuple):
@@ -45,7 +49,7 @@ class Estimate(NamedTuple):
     )  # sample standard deviation, with n - 1; None for infinite or single values
     interval: Interval | None
     p: float | None  # two-sided, of a mean (sign test: a median) of 0; None for fewer than 2 values
-    test: Literal["t", "sign", "none"]  # what gave p; none: too few values, or all exactly 0
+    test: Test  # what gave p; none: too few values, or all exactly 0
     side: Literal[-1, 0, 1]  # of 0, on which p speaks; 0 where mean and most signs do not agree
     note: str  # why there is no interval; "" where nothing needs to be said
     scale: Scale
@@ -90,11 +94,12 @@ def estimate(
         note = f"{seeds_text(count)}: no interval from fewer than 2"
         return Estimate(count, mean, None, None, None, "none", 0, note, scale)
     if infinite:
-        note = f"{infinite} of {count} seeds without a finite value: no interval"
-        p = sign_test(values)
+        note = f"a run without a finite value on {infinite} of {seeds_text(count)}: no interval"
         most = _sign(float(np.sign(values).sum()))
         side = most if mean is not None and _sign(mean) == most else 0
-        return Estimate(count, mean, None, None, p, "sign", side, note, scale)
+        if infinite == count == abs(np.sign(values).sum()):
+            return Estimate(count, mean, None, None, 2 / 4**count, "lost runs", side, note, scale)
+        return Estimate(count, mean, None, None, sign_test(values), "sign", side, note, scale)
     assert mean is not None
     if not values.any():
         note, exact = f"identical on all {count} seeds", Interval(0.0, 0.0, level)

@@ -70,3 +70,12 @@ def signs_needed(*, level: float = LEVEL) -> int:
     """
     check_level(level)
     return math.ceil(1 - math.log2(1 - level))
+
+
+def lost_runs_needed(*, level: float = LEVEL) -> int:
+    """The least number of pairs to tell one that always diverges from one that never does.
+
+    Args:
+      level: 1 - the error of the test (see lmjax/compare/estimate.py), in (0, 1).
+    """
+    return math.ceil(signs_needed(level=level) / 2)

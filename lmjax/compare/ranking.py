@@ -2,7 +2,8 @@
 
 rank = 1 + the number of variants that are better by a paired test, with Holm over all pairs of
 variants, each pair once. Variants that cannot be told apart may therefore share a rank, and being
-tied is not transitive: A and B, and B and C, may be tied where A is better than C.
+tied is not transitive: A and B, and B and C, may be tied where A is better than C. One that
+diverged, or never arrived, on any seed stands behind all that never did, by that alone.
 """
 
 import itertools
@@ -60,16 +61,17 @@ def ranks(
     pairs = list(itertools.combinations(names, 2))
     found = [test(values[a], values[b], level=level) for a, b in pairs]
     adjusted = holm(np.array([1.0 if each.p is None else each.p for each in found]))
-    wins = set()  # (the better, the worse)
+    lost = {name for name in names if not np.isfinite(values[name]).all()}
+    wins = {(a, b) for a in names for b in lost if a not in lost}  # (the better, the worse)
     for (a, b), each, p in zip(pairs, found, adjusted, strict=True):
-        if p <= 1 - level and each.side:
+        if p <= 1 - level and each.side and (a in lost) == (b in lost):
             wins.add((a, b) if (each.side < 0) == (better == "lower") else (b, a))
 
     def placed(name: str) -> Rank:
         others = [other for other in names if other != name]
-        lost = sum((other, name) in wins for other in others)
+        before = sum((other, name) in wins for other in others)
         tied = [x for x in others if (x, name) not in wins and (name, x) not in wins]
-        return Rank(name, 1 + lost, float(np.mean(values[name])), tuple(tied))
+        return Rank(name, 1 + before, float(np.mean(values[name])), tuple(tied))
 
     sign = 1 if better == "lower" else -1
     return tuple(sorted(map(placed, names), key=lambda each: (each.rank, sign * each.mean)))

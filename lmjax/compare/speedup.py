@@ -46,7 +46,7 @@ class Speedup(NamedTuple):
     pairs: int
     censored: int  # pairs of which the ratio is not known
     note: str  # why there is no interval
-    logs: Estimate | None  # of log ratios; None where anything is censored
+    logs: Estimate | None  # of log ratios in steps; None where anything is censored, in seconds
 
     @property
     def text(self) -> str:

@@ -4,6 +4,7 @@ Holm's step-down procedure over all variants keeps the chance of even one false 
 at 1 - level, whatever the variants have to do with each other.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lmjax.compare.estimate import LEVEL, Estimate, check_level, seeds_text
-from lmjax.compare.power import MOST_SEEDS, seeds_needed, signs_needed
+from lmjax.compare.power import MOST_SEEDS, lost_runs_needed, seeds_needed, signs_needed
 
 Better = Literal["lower", "higher"]  # which values are wanted: losses lower, accuracies higher
 Word = Literal["better", "worse", "cannot tell", "no verdict"]
@@ -101,7 +102,9 @@ def _verdict(
     if p_holm is not None and p_holm <= 1 - level and found.side:
         word: Word = "better" if (found.side < 0) == (better == "lower") else "worse"
         sentence = f"{name} is {word} than {baseline} with {seeds_text(found.seeds)}: {numbers}"
-        return Verdict(word, f"{sentence}, p {p_holm:.2g} (Holm, {tests})", found, p_holm, None)
+        how = f"{found.test} test" if found.test != "lost runs" else found.test
+        sentence += f", p {p_holm:.2g} ({how}, Holm over {tests})"
+        return Verdict(word, sentence, found, p_holm, None)
     # Against the smallest share of the error that Holm may give: enough whatever the others do.
     needed, what = _needed(found, 1 - (1 - level) / tests)
     sentence = f"{name} cannot be told from {baseline} with {seeds_text(found.seeds)}: {numbers}"
@@ -116,6 +119,11 @@ def _needed(found: Estimate, level: float) -> tuple[int | None, str]:
         return 2, "2 seeds are the least"
     if found.test == "none":
         return None, "no number of seeds tells what does not differ"
+    if found.test == "lost runs":
+        least = lost_runs_needed(level=level)
+        return least, f"{least} seeds would do, if it goes on so"
+    if found.test == "sign" and not found.side:
+        return None, "the mean and most of the seeds do not agree"
     if found.test == "sign":
         least = max(signs_needed(level=level), found.seeds + 1)
         return least, f"a sign test needs {least} seeds or more"
@@ -128,8 +136,8 @@ def _needed(found: Estimate, level: float) -> tuple[int | None, str]:
 
 
 def _numbers(found: Estimate) -> str:
-    """The mean with its interval, as a difference or as a ratio."""
-    if found.mean is None:
+    """The mean with its interval, as a difference or as a ratio; "" where it is not finite."""
+    if found.mean is None or math.isinf(found.mean):
         return ""
     if found.scale == "log ratio":
         told, (mean, interval) = "ratio ", found.as_ratio()
