@@ -71,6 +71,9 @@ def test_ratios_are_geometric_means_and_turn_over() -> None:
     assert there.interval is not None
     assert back.interval is not None
     assert there.interval.low == pytest.approx(1 / back.interval.high, rel=1e-12)
+    extreme = paired_log_ratio(np.array([1e-300, 1e300]), np.array([1.0, 1e-300])).as_ratio()
+    assert extreme.interval is not None
+    assert extreme.interval[:2] == (0.0, math.inf)
     with pytest.raises(ValueError, match="no ratio"):
         paired_difference(ours, theirs).as_ratio()
 

@@ -10,6 +10,7 @@ outcome is told wherever the sign test could tell anything, so the two together 
 """
 
 import math
+import sys
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -41,12 +42,8 @@ class Estimate(NamedTuple):
     """What a sample says about the mean that it was drawn around."""
 
     seeds: int  # values, one each
-    mean: (
-        float | None
-    )  # may be inf; None without values, and where both inf and -inf are among them
-    spread: (
-        float | None
-    )  # sample standard deviation, with n - 1; None for infinite or single values
+    mean: float | None  # may be inf; None without values, and for inf and -inf together
+    spread: float | None  # sample standard deviation, by n - 1; None for infinite or single values
     interval: Interval | None
     p: float | None  # two-sided, of a mean (sign test: a median) of 0; None for fewer than 2 values
     test: Test  # what gave p; none: too few values, or all exactly 0
@@ -60,8 +57,7 @@ class Estimate(NamedTuple):
             raise ValueError(f"no ratio: scale = {self.scale!r}, mean = {self.mean!r}")
         found = self.interval
         return Ratio(
-            math.exp(self.mean),
-            found and Interval(math.exp(found.low), math.exp(found.high), found.level),
+            exp(self.mean), found and Interval(exp(found.low), exp(found.high), found.level)
         )
 
 
@@ -156,6 +152,11 @@ def band(curves: Float[np.ndarray, "seeds points"], *, level: float = LEVEL) -> 
 def quantile(level: float, freedom: int | float) -> float:
     """The t between which and -t a share `level` of Student's distribution lies."""
     return float(special.stdtrit(freedom, (1 + level) / 2))
+
+
+def exp(x: float) -> float:
+    """Of a logarithm; inf where that is too large for a float."""
+    return math.exp(x) if x < math.log(sys.float_info.max) else math.inf
 
 
 def check_level(level: float) -> None:

@@ -5,7 +5,8 @@ curve is the held-out loss at its evaluations. Its envelope is the running minim
 linear between them, so that a step is found for any target and a lower target is never found
 earlier. A run that does not get there within its budget is censored: its time is at least the
 budget. A pair with such a run bounds the ratio and gives no interval; left out, it would flatter
-the one that failed.
+the one that failed. One that is no better than the baseline misses the target on half of the seeds
+by luck alone, so a verdict is by the final loss, and a speed-up says how much.
 """
 
 import math
@@ -15,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from lmjax.compare.estimate import LEVEL, Estimate, Interval, quantile, seeds_text
+from lmjax.compare.estimate import LEVEL, Estimate, Interval, exp, quantile, seeds_text
 from lmjax.compare.paired import paired_log_ratio
 
 Bound = Literal["=", ">=", "<=", "unknown"]
@@ -182,7 +183,7 @@ def in_seconds(steps: Speedup, cost: Estimate, *, level: float = LEVEL) -> Speed
         raise ValueError(f"no ratio of step times: {cost}")
     if steps.ratio is None:
         return steps
-    ratio = steps.ratio / math.exp(cost.mean)
+    ratio = steps.ratio / exp(cost.mean)
     if steps.logs is None or steps.interval is None:
         return steps._replace(ratio=ratio, logs=None)
     if cost.interval is None or cost.spread is None:
@@ -197,8 +198,8 @@ def in_seconds(steps: Speedup, cost: Estimate, *, level: float = LEVEL) -> Speed
         parts = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
         reach = quantile(level, sum(variances) ** 2 / parts) * math.sqrt(sum(variances))
     mean = steps.logs.mean - cost.mean
-    interval = Interval(math.exp(mean - reach), math.exp(mean + reach), level)
-    return steps._replace(ratio=math.exp(mean), interval=interval, note="", logs=None)
+    interval = Interval(exp(mean - reach), exp(mean + reach), level)
+    return steps._replace(ratio=exp(mean), interval=interval, note="", logs=None)
 
 
 def _check(steps: np.ndarray, loss: np.ndarray, target: float) -> None:
@@ -224,4 +225,4 @@ def _divide(above: float, below: float) -> float:
 def _geometric_mean(ratios: Sequence[float]) -> float:
     """0 with a 0 among them, inf with an inf: a bound on one pair only bounds nothing."""
     logs = [math.log(ratio) if ratio else -math.inf for ratio in ratios]
-    return math.exp(sum(logs) / len(logs))
+    return exp(sum(logs) / len(logs))
