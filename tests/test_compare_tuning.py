@@ -56,6 +56,7 @@ def test_best_of_k_of_many_trials_and_of_none() -> None:
     found = best_of(np.arange(1.0, 101.0))
     right = [101 / (k + 1) for k in range(1, 101)]  # of the numbers 1 ... n: (n + 1) / (k + 1)
     assert [each.expected for each in found] == pytest.approx(right, rel=1e-9)
+    assert best_of(np.array([4.0, 2.0, 1.0, 3.0]))[0].median == 2.0  # half of the draws reach it
     for wrong in ([], [1.0, math.nan]):
         with pytest.raises(ValueError, match="no losses"):
             best_of(np.array(wrong))

@@ -73,7 +73,5 @@ def _end(
         return float(decades[-1])
     after = int(np.argmin(within))
     before = after - 1
-    if math.isinf(means[after]):
-        return float(decades[before])
-    share = (ceiling - means[before]) / (means[after] - means[before])
+    share = (ceiling - means[before]) / (means[after] - means[before])  # 0 before divergence
     return float(decades[before] + share * (decades[after] - decades[before]))
