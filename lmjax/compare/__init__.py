@@ -1,0 +1,1 @@
+"""Comparing optimizers, or any other field of an experiment, fairly."""
