@@ -174,10 +174,10 @@ class Fingerprint:
         return [function(x, salts) for function, x, salts in each]
 
     def read(self, started: Sequence[Array]) -> dict[str, str]:
-        """Path -> 16 hex digits; waits for them."""
+        """Path -> 16 hex digits; waits for them. {} where none were started."""
         return {
             path: np.asarray(x).astype("<u4").tobytes().hex()
-            for path, x in zip(self.leaves, started, strict=True)
+            for path, x in zip(self.leaves if started else (), started, strict=True)
         }
 
 
