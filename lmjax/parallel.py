@@ -38,6 +38,7 @@ class Program(NamedTuple):
     init: Callable[[Knobs], TrainState]
     train_step: Callable[..., tuple[TrainState, Array]]  # donates the state; metrics are packed
     eval_step: Callable[[TrainState, Batch], Metrics]
+    trace_step: Callable[[], Any]  # the train step as JAX's Traced, which costs nothing twice
     fingerprint: Fingerprint  # of a state
     metric_names: tuple[str, ...]  # of the packed metrics
     knobs: Knobs  # on the devices
@@ -120,20 +121,27 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         state, metrics = step(state, batch, previous, knobs)
         return state, pack(metrics)
 
+    train_step = jax.jit(
+        on_mesh(packed_step, placement),
+        in_shardings=(state, rows, rows, whole(mesh)),
+        out_shardings=(state, whole(mesh)),
+        donate_argnums=0,
+        compiler_options=options,
+    )
+    knobs = jax.device_put(knobs, whole(mesh))
+
+    def trace_step() -> Any:
+        # Of what lies as the arguments do: then the call that compiles finds it traced and lowered.
+        args = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), (batch, previous)
+        )
+        return train_step.trace(abstract, *args, knobs)
+
     return Program(
         init=jax.jit(
             make_init(experiment, roles, batch), out_shardings=state, compiler_options=options
         ),
-        train_step=one_at_a_time(
-            mesh,
-            jax.jit(
-                on_mesh(packed_step, placement),
-                in_shardings=(state, rows, rows, whole(mesh)),
-                out_shardings=(state, whole(mesh)),
-                donate_argnums=0,
-                compiler_options=options,
-            ),
-        ),
+        train_step=one_at_a_time(mesh, train_step),
         eval_step=one_at_a_time(
             mesh,
             jax.jit(
@@ -143,13 +151,14 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
                 compiler_options=options,
             ),
         ),
+        trace_step=trace_step,
         fingerprint=Fingerprint(
             abstract,
             lambda salts: jax.device_put(salts, whole(mesh)),
             functools.partial(one_at_a_time, mesh),
         ),
         metric_names=names,
-        knobs=jax.device_put(knobs, whole(mesh)),
+        knobs=knobs,
         chunk=chunk_of(batch),
         place=make_place(rows, experiment.batch_size),
         abstract_state=abstract,
@@ -183,8 +192,7 @@ def one_at_a_time(mesh: Mesh, compiled: Any) -> Any:
     def waiting(*args: Any) -> Any:
         return jax.block_until_ready(compiled(*args))
 
-    for name in ("lower", "trace"):  # as a jitted function has them
-        setattr(waiting, name, getattr(compiled, name))
+    waiting.lower = compiled.lower  # type: ignore[attr-defined]  # as a jitted function has it
     return waiting
 
 

@@ -89,7 +89,7 @@ def batch_digests(rows: Batch, batch_size: int) -> Iterator[str]:
     for start in range(0, len(next(iter(whole.values()))), batch_size):
         found = 0
         for name, x in whole.items():
-            content = x[start : start + batch_size].reshape(-1).view(np.uint8)
+            content = x[start : start + batch_size].reshape(-1).view(np.uint8).data
             found = zlib.crc32(content, zlib.crc32(heads[name].to_bytes(4, "little"), found))
         yield f"{found:08x}"
 

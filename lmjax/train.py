@@ -1,7 +1,6 @@
 """One run, from a configuration to a result. The only file that knows the order of things."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import jax
 from etils import epath
 from jaxtyping import Array
 
-from lmjax import rundir, runfiles
+from lmjax import manifest, rundir, runfiles
 from lmjax.checkpoint import Checkpoints
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
@@ -19,10 +18,11 @@ from lmjax.doctor import machine
 from lmjax.errors import FieldError, InputError, RunError
 from lmjax.evaluate import evaluate
 from lmjax.experiment import Experiment, check_same
+from lmjax.feed import Fed, feed
 from lmjax.lock import check_takeable, holding
 from lmjax.metrics import unpack, values
 from lmjax.origin import Origin, find_origin
-from lmjax.parallel import Program, abstract_variables, compile_program, prefetch
+from lmjax.parallel import Program, abstract_variables, compile_program
 from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
 from lmjax.record import from_record, to_record
@@ -107,9 +107,11 @@ def run(
             state = restore(experiment, dataset, program, path)
         start = int(state.step)
         history, traced = read_history(path, start), read_trace(path, start)
+        held = manifest.read(path)
         # Whatever could be refused has been: from here on things are told and written.
         rundir.claim(path, experiment, base, dataset, batch)
-        introduce(experiment, dataset, program, path, console)
+        begun_as = manifest.begin(path, held, start, experiment, dataset, program)
+        introduce(experiment, dataset, program, begun_as, path, console)
         tell_start(experiment, start, origin, console)
         started = Run(
             experiment,
@@ -179,8 +181,8 @@ def loop(run: Run, state: TrainState) -> TrainState:
     """
     e, program = run.experiment, run.program
     pending: list[Dispatched] = []
-    feed = run.trace.timed(batches(run, run.start), run.start)
-    for step, (batch, previous, digest) in enumerate(feed, run.start + 1):
+    fed = run.trace.timed(batches(run, run.start), run.start)
+    for step, (batch, previous, digest) in enumerate(fed, run.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
         evaluates = is_due(step, e.evaluate_every, e.steps)
         stopped_by = run.stop.number
@@ -207,27 +209,9 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and step % every == 0 and step < last
 
 
-def batches(run: Run, start: int) -> Iterator[tuple[Batch, Batch | None, str]]:
-    """(batch, the one before it if the optimizer asks for it, digest of the batch), the batches on
-    the devices, from `start` on.
-
-    The very first batch has none before it and stands in for it.
-    """
-    e, chunk = run.experiment, run.program.chunk
-    asked = e.optimizer.needs_previous_batch
-    first = max(start - 1, 0) if asked else start
-    numbers = range(first // chunk, -(-e.steps // chunk))
-    host = (run.dataset.batch(e.seed, number, chunk * e.batch_size) for number in numbers)
-
-    def place(rows: Batch) -> list[tuple[Batch, str]]:
-        placed = run.program.place(rows)
-        return list(zip(placed, run.bits.digests(rows, e.batch_size), strict=True))
-
-    feed = itertools.islice(prefetch(host, place), first % chunk, e.steps - numbers.start * chunk)
-    previous = next(feed)[0] if first < start else None
-    for batch, digest in feed:
-        yield batch, (batch if previous is None else previous) if asked else None, digest
-        previous = batch
+def batches(run: Run, start: int) -> Iterator[Fed]:
+    """What each step from `start` on is given, with the digest of its batch."""
+    return feed(run.experiment, run.dataset, run.program, run.bits.digests, start)
 
 
 def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:

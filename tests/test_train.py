@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import rundir, runfiles, train
+from lmjax import feed, rundir, runfiles, train
 from lmjax.checkpoint import Checkpoints
 from lmjax.errors import InputError, RunError
 from lmjax.experiment import Experiment
@@ -274,8 +274,8 @@ def test_nothing_is_compiled_after_step_two(tiny_gpt, monkeypatch):
 
 
 def test_the_loop_refuses_arrays_that_are_not_on_the_devices(tiny_mlp, monkeypatch):
-    real = train.prefetch
-    monkeypatch.setattr(train, "prefetch", lambda host, place: real(host, lambda x: [(x, "")]))
+    real = feed.prefetch
+    monkeypatch.setattr(feed, "prefetch", lambda host, place: real(host, lambda x: [(x, "")]))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         run(tiny_mlp)
 
