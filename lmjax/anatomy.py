@@ -69,7 +69,7 @@ class Dissection:
         `outer`, None = it has several."""
         origins: dict[Any, Origin] = {}  # of each variable
         for number, x in enumerate(jaxpr.invars):
-            # An operation that is gone may leave its loop without some input, and others renumbered.
+            # Inside a loop, one operation less may leave all inputs with other numbers.
             origins[x] = None, "input" if within else f"input {number}"
         for x, value in zip(jaxpr.constvars, consts, strict=False):
             origins[x] = None, constant(value)

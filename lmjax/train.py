@@ -187,7 +187,9 @@ def loop(run: Run, state: TrainState) -> TrainState:
         evaluates = is_due(step, e.evaluate_every, e.steps)
         stopped_by = run.stop.number
         saves = is_due(step, e.save_every, e.steps) or stopped_by
-        taken = saves or run.bits.takes_leaves(step, e.steps)
+        # Also after the first step that a replay from a checkpoint makes (lmjax/replay.py).
+        taken = saves or is_due(step - 1, e.save_every, e.steps)
+        taken = taken or run.bits.takes_leaves(step, e.steps)
         leaves = program.fingerprint(state) if taken else []
         pending.append(Dispatched(step, digest, metrics, leaves))
         if evaluates or saves or step == e.steps:
