@@ -148,7 +148,7 @@ def of_the_machine(e: Evidence) -> Verdict | None:
         "machine": "flag or version",
     }
     kinds = {each.kind for each in e.environment}
-    cause = next(cause for kind, cause in causes.items() if kind in kinds)
+    cause: Cause = next(cause for kind, cause in causes.items() if kind in kinds)
     return Verdict(cause, "; ".join(map(str, e.environment)))
 
 
