@@ -27,6 +27,7 @@ commands:
   train NAME --profile START:STOP   trace these steps, and tell what took their time
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
+  reproduce RUN [--help]            compute a run again; name the step and the cause of a difference
   eval RUN --choices FILE           how a language model answers multiple-choice questions
   list [DIR] [--help]               the runs below a directory (runs), and their table of results
   sample RUN [--help]               text from a trained language model
@@ -44,10 +45,14 @@ The same command again resumes a run that was stopped.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 128 + signal."""
+    """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 128 + signal.
+
+    Of `reproduce`: 0 reproduced, 1 diverged, 2 cannot be checked.
+    """
     words = list(sys.argv[1:] if words is None else words)
-    commands: dict[str, Callable[[Sequence[str]], None]] = {
+    commands: dict[str, Callable[[Sequence[str]], int | None]] = {
         "train": train,
+        "reproduce": reproduce,
         "describe": describe,
         "eval": evaluate,
         "list": list_runs,
@@ -76,10 +81,10 @@ def _command(name: str, commands: dict[str, Any]) -> str:
     return name
 
 
-def _guarded(call: Callable[[], None]) -> int:
-    """Run it; what a user can mend is told in one line."""
+def _guarded(call: Callable[[], int | None]) -> int:
+    """Run it; what a user can mend is told in one line. A command that returns nothing is well."""
     try:
-        call()
+        return call() or 0
     except InputError as error:
         print(f"lmjax: {in_one_line(str(error))}", file=sys.stderr)
         return 2
@@ -100,7 +105,6 @@ def _guarded(call: Callable[[], None]) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
 
 
 def in_one_line(text: str) -> str:
@@ -221,6 +225,32 @@ def describe(words: Sequence[str]) -> None:
     told = describe.describe(experiment)
     print(describe.to_text(told))
     _write_json(path, describe.to_json(told))
+
+
+def reproduce(words: Sequence[str]) -> int:
+    """`lmjax reproduce`."""
+    parser = Parser(prog="lmjax reproduce", description="Compute a run again, step for step.")
+    parser.add_argument("run", help="the run directory; nothing is written into it")
+    parser.add_argument(
+        "--from", dest="start", type=whole, help="the step of a checkpoint to go on from; the seed"
+    )
+    parser.add_argument("--steps", type=whole, help="how many to compute; all")
+    parser.add_argument(
+        "--windows", type=whole, help="so many short pieces, spread over the seed and checkpoints"
+    )
+    parser.add_argument("--json", help="where to write what was found")
+    given = parser.parse_args(words)
+    _check_writable(given.json)
+    from lmjax.held import open_run
+    from lmjax.reproduce import adjust, reproduce
+
+    held = open_run(given.run)
+    for told in adjust(held):
+        print(told)
+    _keep_compiled()  # where programs for as many cores are kept
+    report = reproduce(held, given.start, given.steps, given.windows)
+    _write_json(given.json, report.record)
+    return 0 if report.reproduced else 1
 
 
 def evaluate(words: Sequence[str]) -> None:
