@@ -1,0 +1,271 @@
+"""The charts of a comparison, from its report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmjax.compare import numerals
+from lmjax.compare.charts.lines import Level, Line, LineChart, left_out, line_chart
+from lmjax.compare.charts.panels import Panel, PanelChart, Trial, ceiling, panel_chart
+from lmjax.compare.charts.ranks import RankChart, Ranking, rank_chart
+from lmjax.compare.charts.ratios import Ratio, RatioChart, ratio_chart
+from lmjax.compare.document import Column, Figure, Name, Table
+
+Report = Mapping[str, Any]
+SLOTS = 11  # colours with dashes in style.css, beside the baseline's
+NUMBERED_STEPS = 8  # columns of the table of a chart of curves
+MOST_BANDS = 2  # lines whose bands can be told apart where each covers most of the chart
+
+
+def slots(report: Report) -> dict[str, int]:
+    """Label -> its colour: 0 for the baseline, the others in their order."""
+    others = [v["label"] for v in report["variants"] if v["label"] != report["baseline"]]
+    return {report["baseline"]: 0} | {label: slot(n) for n, label in enumerate(others)}
+
+
+def slot(number: int) -> int:
+    """The colour of the n-th line that is no baseline, from 0."""
+    return number % SLOTS + 1
+
+
+def ordered(report: Report) -> list[Mapping[str, Any]]:
+    """The variants, the best final loss first; those without one last."""
+
+    def place(variant: Mapping[str, Any]) -> tuple[bool, float]:
+        mean = variant["final"]["mean"]
+        return mean is None, mean or 0.0
+
+    return sorted(report["variants"], key=place)
+
+
+def loss_name(report: Report) -> str:
+    """Of an axis: held-out loss (nats per token)."""
+    metric = report["experiment"]["metric"]
+    return f"held-out {metric['name']} ({metric['unit']})"
+
+
+def curves(report: Report) -> Figure:
+    """Held-out loss against steps."""
+    colours, places = slots(report), numerals.decimals(*final_spread(report))
+    lines = []
+    for variant in report["variants"]:
+        curve = variant["curve"]
+        steps = curve["steps"]
+        lines.append(
+            Line(
+                variant["label"],
+                colours[variant["label"]],
+                list(zip(steps, curve["mean"], strict=True)),
+                list(zip(steps, curve["low"], curve["high"], strict=True)),
+                final_words(variant["final"], places),
+            )
+        )
+    chart = LineChart(
+        f"Held-out {report['experiment']['metric']['name']} against steps",
+        f"One line a variant: {', '.join(line.label for line in lines)}.",
+        "steps",
+        loss_name(report),
+        lines,
+        [Level(name, value) for name, value in report["horizon"]["baselines"].items()],
+    )
+    seeds = max(len(variant["final"]["values"]) for variant in report["variants"])
+    told = f"Mean over {seeds} report seeds, with its 95 % interval as a band."
+    told = f"{told} {left_out(chart)}".rstrip()
+    table = _curve_table(lines, chart.y_title)
+    return Figure("curves", chart.title, told, _drawn(line_chart, chart), numbers=table)
+
+
+def final_spread(report: Report) -> tuple[list[float | None], list[float | None]]:
+    """The final means, and how far their intervals reach to either side."""
+    finals = [variant["final"] for variant in report["variants"]]
+    return [f["mean"] for f in finals], [half(f["low"], f["high"]) for f in finals]
+
+
+def final_words(final: Mapping[str, Any], places: int) -> str:
+    """The final loss; that it diverged; or nothing, where no cell is done."""
+    if final["mean"] is not None:
+        return numerals.fixed(final["mean"], places)
+    return "diverged" if final["diverged"] else ""
+
+
+def half(low: float | None, high: float | None) -> float | None:
+    """Of an interval."""
+    return None if low is None or high is None else (high - low) / 2
+
+
+def _drawn(draw: Any, chart: Any) -> Any:
+    """The function of (name, width) that a Figure wants."""
+    return lambda name, width: draw(name, chart, width)
+
+
+def _curve_table(lines: Sequence[Line], title: str) -> Table:
+    """The values of all lines at some of their common steps, the last one among them."""
+    steps = sorted({x for line in lines for x, _ in line.points})
+    count = min(NUMBERED_STEPS, len(steps))
+    kept = [steps[round(n * (len(steps) - 1) / max(count - 1, 1))] for n in range(count)]
+    columns = [Column("variant", numbers=False)]
+    columns += [Column(f"step {numerals.count(step)}") for step in kept]
+    rows = []
+    for line in lines:
+        at = dict(line.points)
+        values = [numerals.significant(at.get(step)) for step in kept]
+        rows.append([Name(line.label, line.slot), *values])
+    return Table(title, columns, rows)
+
+
+def speedups(report: Report, unit: str) -> Figure:
+    """How many times sooner the baseline's final loss is reached, in `unit` (steps or seconds)."""
+    baseline, colours = report["baseline"], slots(report)
+    rows = []
+    for variant in ordered(report):
+        found = variant[f"speedup_{unit}"]
+        if variant["label"] == baseline or found is None:
+            continue
+        bound = found["bound"]
+        rows.append(
+            Ratio(
+                variant["label"],
+                colours[variant["label"]],
+                found["ratio"],
+                found["low"],
+                found["high"],
+                bound,
+                speedup_words(found),
+                f"{variant['label']}: {speedup_words(found)}",
+            )
+        )
+    chart = RatioChart(
+        f"Speed-up in {unit}",
+        f"Speed-up over {baseline} in {unit}, with 95 % intervals: "
+        + "; ".join(row.told for row in rows),
+        f"times sooner at {baseline}'s final loss",
+        rows,
+        f"1 = {baseline}",
+    )
+    name = f"speedup-{unit}"
+    return Figure(name, chart.title, "", _drawn(ratio_chart, chart), half=True)
+
+
+def speedup_words(found: Mapping[str, Any] | None) -> str:
+    """1.31 [1.22, 1.41], or the bound, or that nothing is known."""
+    if found is None:
+        return numerals.MISSING
+    if found["bound"] is not None:
+        return found["bound"]
+    return numerals.with_interval(found["ratio"], found["low"], found["high"], 2)
+
+
+def sensitivity(report: Report) -> Figure:
+    """Tuning loss against the tuned rate."""
+    colours = slots(report)
+    panels = []
+    for variant in report["variants"]:
+        basin, rate = variant["sensitivity"], variant["rate"]
+        ends = (basin["low"], basin["high"]) if basin else (None, None)
+        edge = " (edge)" if variant["tuning"]["at_edge"] else ""
+        panels.append(
+            Panel(
+                variant["label"],
+                colours[variant["label"]],
+                [_trial(trial) for trial in variant["tuning"]["trials"]],
+                rate,
+                ends if None not in ends and min(ends) > 0 else None,
+                "" if rate is None else f"best {numerals.rate(rate)}{edge}",
+            )
+        )
+    chart = PanelChart(
+        "Loss against the learning rate",
+        "One panel a variant: " + "; ".join(f"{p.label}: {p.words}" for p in panels) + ".",
+        "learning rate",
+        loss_name(report),
+        panels,
+    )
+    told = "Each dot is one trial on the tuning seeds; the ring marks the best, crosses diverged."
+    losses = [trial.loss for panel in panels for trial in panel.trials if trial.loss is not None]
+    if losses and max(losses) > ceiling(panels):
+        told += f" Triangles are losses above {numerals.significant(ceiling(panels), 3)}."
+    if any(panel.basin for panel in panels):
+        told += " Shaded: the rates that are about as good as the best."
+    return Figure("sensitivity", chart.title, told, _drawn(panel_chart, chart))
+
+
+def _trial(trial: Mapping[str, Any]) -> Trial:
+    loss = trial["loss"]
+    words = "diverged" if loss is None else numerals.significant(loss)
+    return Trial(trial["rate"], loss, f"{trial['cell']}: {words}")
+
+
+def budget(report: Report) -> Figure:
+    """The loss that k trials of tuning buy."""
+    colours = slots(report)
+    few = len(report["variants"]) <= MOST_BANDS
+    lines = []
+    for variant in report["variants"]:
+        curve = variant["budget_curve"]
+        points = [(k, best) for k, best, _, _ in curve]
+        area = [(k, least, most) for k, _, least, most in curve] if few else []
+        last = curve[-1][1] if curve else None
+        words = numerals.significant(last)
+        lines.append(Line(variant["label"], colours[variant["label"]], points, area, words))
+    chart = LineChart(
+        "Loss against the budget of tuning",
+        "Expected best loss after so many trials, one line a variant.",
+        "trials",
+        f"expected best {loss_name(report)}",
+        lines,
+        dots=True,
+        settled=0.0,
+    )
+    told = "The expected best of k trials drawn from those that were run."
+    told += " Bands reach from the best to the worst that k trials can give." if few else ""
+    table = _curve_table(lines, chart.y_title)
+    table = table._replace(columns=[Column(c.title.replace("step", "k =")) for c in table.columns])
+    return Figure("budget", chart.title, told, _drawn(line_chart, chart), numbers=table)
+
+
+def step_times(report: Report) -> Figure | None:
+    """Time of a step over sgd's, where it was measured."""
+    colours = slots(report)
+    rows = []
+    for variant in ordered(report):
+        over = (variant["costs"] or {"over_sgd": None})["over_sgd"]
+        if over is None or over["median"] is None:
+            continue
+        words = numerals.with_interval(over["median"], over["q1"], over["q3"], 2)
+        told = f"{variant['label']}: {words}"
+        label = variant["label"]
+        rows.append(
+            Ratio(label, colours[label], over["median"], over["q1"], over["q3"], None, words, told)
+        )
+    if not rows:
+        return None
+    chart = RatioChart(
+        "Time of a step, over sgd",
+        "Median and quartiles: " + "; ".join(row.told for row in rows),
+        "times the step of sgd",
+        rows,
+        "1 = sgd",
+    )
+    return Figure(
+        "step-time",
+        chart.title,
+        "Median, with quartiles as whiskers.",
+        _drawn(ratio_chart, chart),
+        half=True,
+    )
+
+
+def ranks(report: Report) -> Figure | None:
+    """Rank per step beside rank per second."""
+    per_step, per_second = report["ranking"]["per_step"], report["ranking"]["per_second"]
+    if not per_step or not per_second:
+        return None
+    told = [f"{rank} {label}" for label, rank in per_second]
+    chart = RankChart(
+        "Rank per step and per second",
+        f"Per second: {', '.join(told)}.",
+        Ranking("per step", [(label, rank) for label, rank in per_step]),
+        Ranking("per second", [(label, rank) for label, rank in per_second]),
+        slots(report),
+    )
+    caption = "Left, by the loss after the same steps; right, after the same time."
+    return Figure("ranks", chart.title, caption, _drawn(rank_chart, chart), half=True)
