@@ -97,13 +97,13 @@ def _drawn(draw: Any, chart: Any) -> Any:
     return lambda name, width: draw(name, chart, width)
 
 
-def _curve_table(lines: Sequence[Line], title: str) -> Table:
+def _curve_table(lines: Sequence[Line], title: str, place: str = "step") -> Table:
     """The values of all lines at some of their common steps, the last one among them."""
     steps = sorted({x for line in lines for x, _ in line.points})
     count = min(NUMBERED_STEPS, len(steps))
     kept = [steps[round(n * (len(steps) - 1) / max(count - 1, 1))] for n in range(count)]
     columns = [Column("variant", numbers=False)]
-    columns += [Column(f"step {numerals.count(step)}") for step in kept]
+    columns += [Column(f"{place} {numerals.count(step)}") for step in kept]
     rows = []
     for line in lines:
         at = dict(line.points)
@@ -151,6 +151,8 @@ def speedup_words(found: Mapping[str, Any] | None) -> str:
         return numerals.MISSING
     if found["bound"] is not None:
         return found["bound"]
+    if found["ratio"] is None:
+        return "unknown"
     return numerals.with_interval(found["ratio"], found["low"], found["high"], 2)
 
 
@@ -160,7 +162,6 @@ def sensitivity(report: Report) -> Figure:
     panels = []
     for variant in report["variants"]:
         basin, rate = variant["sensitivity"], variant["rate"]
-        ends = (basin["low"], basin["high"]) if basin else (None, None)
         edge = " (edge)" if variant["tuning"]["at_edge"] else ""
         panels.append(
             Panel(
@@ -168,7 +169,7 @@ def sensitivity(report: Report) -> Figure:
                 colours[variant["label"]],
                 [_trial(trial) for trial in variant["tuning"]["trials"]],
                 rate,
-                ends if None not in ends and min(ends) > 0 else None,
+                _ends(basin) if basin else None,
                 "" if rate is None else f"best {numerals.rate(rate)}{edge}",
             )
         )
@@ -185,7 +186,31 @@ def sensitivity(report: Report) -> Figure:
         told += f" Triangles are losses above {numerals.significant(ceiling(panels), 3)}."
     if any(panel.basin for panel in panels):
         told += " Shaded: the rates that are about as good as the best."
-    return Figure("sensitivity", chart.title, told, _drawn(panel_chart, chart))
+    table = _trials(report)
+    return Figure("sensitivity", chart.title, told, _drawn(panel_chart, chart), numbers=table)
+
+
+def _trials(report: Report) -> Table:
+    """Every trial, with its cell."""
+    colours = slots(report)
+    rows = [
+        [
+            Name(variant["label"], colours[variant["label"]]),
+            numerals.rate(trial["rate"]),
+            "diverged" if trial["loss"] is None else numerals.significant(trial["loss"]),
+            trial["cell"],
+        ]
+        for variant in report["variants"]
+        for trial in sorted(variant["tuning"]["trials"], key=lambda trial: trial["rate"])
+    ]
+    columns = [Column("variant", numbers=False), Column("rate"), Column("loss")]
+    return Table("All trials", [*columns, Column("cell", numbers=False, code=True)], rows)
+
+
+def _ends(basin: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The lowest and the highest rate of a basin, where both are known."""
+    low, high = basin["low"], basin["high"]
+    return None if low is None or high is None or min(low, high) <= 0 else (low, high)
 
 
 def _trial(trial: Mapping[str, Any]) -> Trial:
@@ -217,8 +242,7 @@ def budget(report: Report) -> Figure:
     )
     told = "The expected best of k trials drawn from those that were run."
     told += " Bands reach from the best to the worst that k trials can give." if few else ""
-    table = _curve_table(lines, chart.y_title)
-    table = table._replace(columns=[Column(c.title.replace("step", "k =")) for c in table.columns])
+    table = _curve_table(lines, chart.y_title, "k =")
     return Figure("budget", chart.title, told, _drawn(line_chart, chart), numbers=table)
 
 
@@ -268,4 +292,11 @@ def ranks(report: Report) -> Figure | None:
         slots(report),
     )
     caption = "Left, by the loss after the same steps; right, after the same time."
-    return Figure("ranks", chart.title, caption, _drawn(rank_chart, chart), half=True)
+    second = dict(chart.right.places)
+    columns = [Column("variant", numbers=False), Column("per step"), Column("per second")]
+    rows = [
+        [Name(label, chart.slots[label]), str(rank), str(second.get(label, numerals.MISSING))]
+        for label, rank in chart.left.places
+    ]
+    table = Table(chart.title, columns, rows)
+    return Figure("ranks", chart.title, caption, _drawn(rank_chart, chart), True, table)

@@ -19,27 +19,34 @@ from lmjax.compare.document import (
     Verdicts,
 )
 
-SPECIAL = re.compile(
-    r"([\\`*_\[\]<>|~])"
-)  # what Markdown, or HTML within it, would take for its own
-LINE_MARK = re.compile(r"^(\s*)([#+=-]|\d+(?=[.)]))")  # and what it would at the start of a line
+# What Markdown, or HTML within it, would take for its own: escaped where it would do something.
+SPECIAL = re.compile(r"[\\`*|]|~(?=~)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
+MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)")
+LINE_START = re.compile(r"^([#+=>-]|\d+(?=[.)]\s))")
 
 
 def to_markdown(document: Document) -> str:
     """The whole report."""
-    parts = [f"# {plain(document.question)}", plain(document.origin)]
+    parts = [f"# {plain(document.question)}", paragraph(document.origin)]
     parts += _all(document.opening, 2)
     for section in document.sections:
         parts += [f"## {plain(section.title)}", *_all(section.blocks, 3)]
-    parts.append(plain(document.foot))
+    parts.append(paragraph(document.foot))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def plain(text: str) -> str:
-    """Text in one line that shows as it is."""
-    words = SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
-    words = words.replace("\\<", "&lt;").replace("\\>", "&gt;")
-    return LINE_MARK.sub(r"\1\\\2", words) if not words[:1].isdigit() else words
+    """Text in one line that shows as it is, wherever in a line it stands."""
+    words = SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    return MARKUP.sub(lambda found: "&lt;" if found[0] == "<" else "&amp;", words)
+
+
+def paragraph(text: str) -> str:
+    """Text that begins a line, and no list, heading or quotation with it."""
+    words = plain(text)
+    if not LINE_START.match(words):
+        return words
+    return f"\\{words}" if not words[0].isdigit() else re.sub(r"^(\d+)", r"\1\\", words)
 
 
 def _all(blocks: Sequence[Block], level: int) -> list[str]:
@@ -54,7 +61,7 @@ def _block(block: Any, level: int) -> list[str]:
 
 @_block.register
 def _(block: Prose, level: int) -> list[str]:
-    return [plain(block.text)]
+    return [paragraph(block.text)]
 
 
 @_block.register
@@ -70,7 +77,7 @@ def _(block: Verdicts, level: int) -> list[str]:
 @_block.register
 def _(block: Figure, level: int) -> list[str]:
     told = f"{block.title} (drawn in report.html). {block.caption}".strip()
-    return [plain(told), *(_block(block.numbers, level) if block.numbers else [])]
+    return [paragraph(told), *(_block(block.numbers, level) if block.numbers else [])]
 
 
 @_block.register
@@ -93,11 +100,12 @@ def _(block: Fold, level: int) -> list[str]:
 
 @_block.register
 def _(block: Table, level: int) -> list[str]:
+    caption = f"**{plain(block.caption)}**"
     if not block.rows:
-        return [f"{plain(block.caption)}: none"]
+        return [f"{caption}: none"]
     heads = _row([column.title for column in block.columns])
     rule = f"|{'|'.join('---:' if column.numbers else '---' for column in block.columns)}|"
-    return ["\n".join([heads, rule, *map(_row, block.rows)])]
+    return [caption, "\n".join([heads, rule, *map(_row, block.rows)])]
 
 
 def _row(cells: Sequence[Cell]) -> str:

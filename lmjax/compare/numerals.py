@@ -9,7 +9,6 @@ from typing import Any
 MISSING = "-"  # what stands where there is no number
 DIGITS = 4  # of a number that nothing says more of
 MOST_DECIMALS = 6
-TAIL = re.compile(r"[0-9]*$")  # the seed, in the name of a cell
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -107,8 +106,9 @@ def together(names: Sequence[str]) -> str:
     """Names of cells in short, as a shell expands them: muon/lr0.02/seed{3,4,5}."""
     if len(names) < 2:
         return "".join(names)
-    tails = [TAIL.search(name)[0] for name in names]
-    heads = {name[: len(name) - len(tail)] for name, tail in zip(names, tails, strict=True)}
+    starts = [len(name.rstrip("0123456789")) for name in names]
+    heads = {name[:at] for name, at in zip(names, starts, strict=True)}
+    tails = [name[at:] for name, at in zip(names, starts, strict=True)]
     if len(heads) > 1 or not all(tails):
         return ", ".join(names)
     return f"{heads.pop()}{{{','.join(tails)}}}"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from lmjax.compare.charts.scale import Scale, plain, span, ticks, wants_log
 from lmjax.compare.charts.svg import (
+    BOLD,
     NARROW,
     Frame,
     band,
@@ -23,7 +24,7 @@ from lmjax.compare.charts.svg import (
 SETTLED = 0.2  # of the axis, after which all values are shown; what is higher before it is cut
 LABEL_GAP, LEADER = 15.0, 16.0  # pixels between two names, and from a line's end to its name
 FEW = 10  # values of a line that are all shown
-MOST_WIDER = 4.0  # times the lines' own range, to which levels may widen the axis
+MOST_WIDER, A_LITTLE = 4.0, 1.25  # times its range, to which a level may widen the axis
 HEIGHT = {"wide": 380.0, "narrow": 330.0}
 MOST_LABEL = {"wide": 0.26, "narrow": 0.36}  # of the width
 
@@ -70,7 +71,8 @@ class Window(NamedTuple):
 def window(chart: LineChart) -> Window:
     """Around the values that are left once the first steep part of each line is over.
 
-    Levels widen it, the nearest first, as long as the lines still fill a good part of it.
+    The level that is nearest to the lines may widen it much, the others a little: a picture of
+    lines that are all far from it would tell nothing of them.
     """
     late = [y for line in chart.lines for y in _late(line.points, chart.settled)]
     if not late:
@@ -86,7 +88,8 @@ def window(chart: LineChart) -> Window:
     levels = []
     for level in sorted(chart.levels, key=lambda x: max(low - x.value, x.value - high, 0)):
         wider = min(low, level.value), max(high, level.value)
-        if reach > 0 and wider[1] - wider[0] > MOST_WIDER * reach:
+        most = MOST_WIDER * reach if not levels else A_LITTLE * (high - low)
+        if reach > 0 and wider[1] - wider[0] > most:
             continue
         (low, high), levels = wider, [*levels, level]
     log = wants_log([low, high])
@@ -115,12 +118,17 @@ def left_out(chart: LineChart) -> str:
     for sign, words in ((1, "above"), (-1, "below")):
         edge = view.high if sign > 0 else view.low
         if any(sign * value > sign * edge for value in values):
-            told.append(f"What is {words} {plain(float(f'{edge:.3g}'))} is cut off.")
+            told.append(f"What is {words} {brief(edge, 3)} is cut off.")
     outside = [level for level in chart.levels if level not in view.levels]
     if outside:
-        names = ", ".join(f"{x.label} {plain(x.value)}" for x in outside)
+        names = ", ".join(f"{x.label} {brief(x.value)}" for x in outside)
         told.append(f"Outside the picture: {names}.")
     return " ".join(told)
+
+
+def brief(value: float, digits: int = 4) -> str:
+    """A number in a few digits."""
+    return plain(float(f"{value:.{digits}g}"))
 
 
 def line_chart(name: str, chart: LineChart, width: float) -> str:
@@ -133,7 +141,7 @@ def line_chart(name: str, chart: LineChart, width: float) -> str:
     y = Scale(view.low, view.high, height - 38, 24, view.log)
     marks = y.ticks(6)
     left = max(text_width(mark.text) for mark in marks) + 12
-    right = width - LEADER - 6 - max((text_width(label) for label in labels), default=0)
+    right = width - LEADER - max((text_width(label, BOLD) for label in labels), default=0)
     places = [x for line in chart.lines for x, _ in line.points]
     low, high = (min(places), max(places)) if places else (0.0, 1.0)
     low, high = (low, high) if low < high else span([low])
@@ -162,10 +170,10 @@ def _labels(chart: LineChart, width: float, size: str) -> list[str]:
     """The names of lines and levels as they fit; where there is room, with the values reached."""
     most = MOST_LABEL[size] * width
     names = [line.label for line in chart.lines] + [level.label for level in chart.levels]
-    values = [line.ends for line in chart.lines] + [plain(x.value) for x in chart.levels]
+    values = [line.ends for line in chart.lines] + [brief(x.value) for x in chart.levels]
     if size == "narrow":
         return fitted(names, most)
-    behind = max((text_width(f" {value}") for value in values), default=0)
+    behind = max((text_width(f" {value}", BOLD) for value in values), default=0)
     short = fitted(names, most - behind)
     return [f"{name} {value}".strip() for name, value in zip(short, values, strict=True)]
 
@@ -177,7 +185,7 @@ def _level(frame: Frame, level: Level) -> str:
 
 def _dots(frame: Frame, line: Line) -> list[str]:
     return [
-        dot((frame.x.at(x), frame.y.at(y)), f"s{line.slot}", f"{line.label}: {plain(y)}", 3)
+        dot((frame.x.at(x), frame.y.at(y)), f"s{line.slot}", f"{line.label}: {brief(y)}", 3)
         for x, y in line.points
         if y is not None and frame.y.low <= y <= frame.y.high
     ]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from lmjax.compare.charts.scale import Scale
 from lmjax.compare.charts.svg import (
+    BOLD,
     Frame,
     dot,
     drawing,
@@ -39,7 +40,7 @@ def rank_chart(name: str, chart: RankChart, width: float) -> str:
     """The chart at a width in pixels."""
     left, right = _words(chart.left, width), _words(chart.right, width)
     names = [*left.values(), *right.values()]
-    room = max((text_width(words) for words in names), default=0)
+    room = max((text_width(words, BOLD) for words in names), default=0)
     inner = max(width - 2 * room - 40, LEAST_GAP)
     start = room + 12
     end = start + min(inner, 220)
@@ -69,7 +70,7 @@ def _words(ranking: Ranking, width: float) -> dict[str, str]:
     """Label -> "2 lion", or "2= lion" where it shares its rank."""
     labels = [label for label, _ in ranking.places]
     ranks = [rank for _, rank in ranking.places]
-    short = fitted(labels, MOST_NAME * width - text_width("12= "))
+    short = fitted(labels, MOST_NAME * width - text_width("12= ", BOLD))
     tie = {rank for rank in ranks if ranks.count(rank) > 1}
     return {
         label: f"{rank}{'=' if rank in tie else ''} {name}"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lmjax.compare.charts.scale import Scale, span
 from lmjax.compare.charts.svg import (
+    BOLD,
     NARROW,
     Frame,
     Point,
@@ -77,7 +78,7 @@ def ratio_chart(name: str, chart: RatioChart, width: float) -> str:
 
 def _sides(chart: RatioChart, width: float) -> tuple[float, float]:
     """Where the rows begin and end, between their names and their numbers."""
-    names = max((text_width(item.label) for item in chart.rows), default=0)
+    names = max((text_width(item.label, BOLD) for item in chart.rows), default=0)
     numbers = max((text_width(item.words) for item in chart.rows), default=0)
     return min(names, 0.3 * width) + 16, width - numbers - 16
 

@@ -14,13 +14,14 @@ from lmjax.compare.charts.scale import Scale, Tick
 
 Point = tuple[float, float]
 FONT = 12.0  # pixels; style.css says the same
+BOLD = 1.1 * FONT  # as wide as text of this size that is not bold
 NARROW = 480.0  # a chart below this width is for a phone
 ADVANCE = {  # of characters, in units of the font's size, with room for the widest usual font
     **dict.fromkeys("iljI.,:;'|!()[] ft/-", 0.41),
     **dict.fromkeys("mwMW@%", 1.0),
     **dict.fromkeys("ABCDEFGHKLNOPQRSTUVXYZ=+<>~", 0.76),
 }
-WIDE_FROM, WIDE, USUAL = "\u2e80", 1.05, 0.65  # the scripts of East Asia fill a square
+WIDE_FROM, WIDE, USUAL = "\u2e80", 1.05, 0.64  # the scripts of East Asia fill a square
 
 
 class Frame(NamedTuple):
@@ -245,7 +246,7 @@ def text_width(words: str, size: float = FONT) -> float:
     )
 
 
-def fitted(labels: Sequence[str], room: float, size: float = FONT) -> list[str]:
+def fitted(labels: Sequence[str], room: float, size: float = BOLD) -> list[str]:
     """Labels that fit into so many pixels, cut in their middle, and still different."""
     short = [_fit(label, room, size) for label in labels]
     if len(set(short)) < len(set(labels)):
