@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from lmjax import runs
+from lmjax.compare import schema
+from lmjax.compare.forms import Anything, Named, Record, Tuple, Word, check_in
 from lmjax.compare.page import HTML, write_pages
 from lmjax.errors import InputError
 from lmjax.flags import Parser
@@ -21,6 +23,15 @@ from lmjax.results import question
 from lmjax.runfiles import CONFIG, METRICS, RESULT, read_json, write_json
 
 JSON = "report.json"
+CONFIG_FORM = Record(  # of config.json, what is read here
+    {
+        "lmjax": Word(),
+        "config": Named(Anything()),
+        "overrides": Named(Tuple((Anything(), Anything()))),
+        "data": Record({"name": Word()}),
+    }
+)
+MACHINE = ("devices", "versions")  # of result.json, what tells where it was computed
 POINTS = 240  # of a training curve: more than a screen shows apart
 UNITS = ("tokens", "examples")  # what a result may count its speed in
 
@@ -85,7 +96,11 @@ def _read(path: str) -> Read:
     found = runs.list_runs(path)
     if found.others:
         raise InputError(found.others[0])
+    check_in(str(folder / CONFIG), CONFIG_FORM, config)
     result = read_json(folder / RESULT) if (folder / RESULT).exists() else None
+    for group in MACHINE:
+        told = {} if result is None else result.get(group, {})
+        check_in(f"{folder / RESULT}: {group}", Named(Anything()), told)
     return Read(found.runs[0], config, _lines(folder / METRICS), result)
 
 
@@ -125,7 +140,7 @@ def _entry(label: str, run: Read) -> dict[str, Any]:
         name for line in held_out for name in line if name not in ("kind", "step")
     )
     unit = next((unit for unit in UNITS if f"{unit}_per_second" in result), None)
-    return {
+    entry = {
         "label": label,
         "path": listed.path,
         "experiment": listed.experiment,
@@ -145,6 +160,8 @@ def _entry(label: str, run: Read) -> dict[str, Any]:
         "parameters": result.get("parameters"),
         "digest": result.get("state_digest"),
     }
+    check_in(listed.path, schema.RUN, entry)
+    return entry
 
 
 def _final(run: Read, held_out: list[dict[str, Any]]) -> dict[str, float]:
@@ -158,8 +175,13 @@ def _final(run: Read, held_out: list[dict[str, Any]]) -> dict[str, float]:
 def _series(lines: list[dict[str, Any]], kind: str, name: str) -> dict[str, list[Any]]:
     """One metric over the steps that have it; None where it is not finite."""
     found = [line for line in lines if line["kind"] == kind and name in line]
-    values = [line[name] if math.isfinite(line[name]) else None for line in found]
+    values = [_finite(line[name]) for line in found]
     return {"steps": [line["step"] for line in found], "values": values}
+
+
+def _finite(value: Any) -> Any:
+    """None for a number that is not finite; what is no number stays, to be refused."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def thinned(series: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -201,7 +223,7 @@ def _rows(tables: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _overrides(label: str, run: Read) -> list[dict[str, Any]]:
     """The fields in which a run differs from its experiment."""
-    changed = run.config.get("overrides", {})
+    changed = run.config["overrides"]
     return [
         {"field": field, "values": {"experiment": old, label: new}}
         for field, (old, new) in changed.items()
@@ -212,7 +234,7 @@ def _machine(run: Read) -> dict[str, Any]:
     """Devices and versions, as far as the run has said them."""
     result = run.result or {}
     told = {"data": run.config["data"]["name"], "lmjax": run.config["lmjax"]}
-    for group in ("devices", "versions"):
+    for group in MACHINE:
         told |= {f"{group}.{name}": value for name, value in result.get(group, {}).items()}
     return told
 

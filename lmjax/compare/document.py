@@ -6,6 +6,8 @@ All text in it is plain; escaping is the renderers' work.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lmjax.compare.charts.scale import Real
+
 
 class Name(NamedTuple):
     """A variant or a run, in its colour."""
@@ -39,11 +41,12 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of cells, each row as long as the columns."""
+    """Rows of cells, each row as long as the columns; `name` is its place to lead to."""
 
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    name: str = ""
 
 
 class Prose(NamedTuple):
@@ -71,7 +74,7 @@ class Figure(NamedTuple):
     name: str
     title: str
     caption: str
-    draw: Callable[[str, float], str]
+    draw: Callable[[str, Real], str]
     half: bool = False  # of the page's width, where there is room
     numbers: Table | None = None  # what is drawn
 

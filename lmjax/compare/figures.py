@@ -8,6 +8,7 @@ from lmjax.compare.charts.lines import Level, Line, LineChart, left_out, line_ch
 from lmjax.compare.charts.panels import Panel, PanelChart, Trial, ceiling, panel_chart
 from lmjax.compare.charts.ranks import RankChart, Ranking, rank_chart
 from lmjax.compare.charts.ratios import Ratio, RatioChart, ratio_chart
+from lmjax.compare.charts.scale import Real
 from lmjax.compare.document import Column, Figure, Name, Table
 
 Report = Mapping[str, Any]
@@ -30,7 +31,7 @@ def slot(number: int) -> int:
 def ordered(report: Report) -> list[Mapping[str, Any]]:
     """The variants, the best final loss first; those without one last."""
 
-    def place(variant: Mapping[str, Any]) -> tuple[bool, float]:
+    def place(variant: Mapping[str, Any]) -> tuple[bool, Real]:
         mean = variant["final"]["mean"]
         return mean is None, mean or 0.0
 
@@ -74,7 +75,7 @@ def curves(report: Report) -> Figure:
     return Figure("curves", chart.title, told, _drawn(line_chart, chart), numbers=table)
 
 
-def final_spread(report: Report) -> tuple[list[float | None], list[float | None]]:
+def final_spread(report: Report) -> tuple[list[Real | None], list[Real | None]]:
     """The final means, and how far their intervals reach to either side."""
     finals = [variant["final"] for variant in report["variants"]]
     return [f["mean"] for f in finals], [half(f["low"], f["high"]) for f in finals]
@@ -87,7 +88,7 @@ def final_words(final: Mapping[str, Any], places: int) -> str:
     return "diverged" if final["diverged"] else ""
 
 
-def half(low: float | None, high: float | None) -> float | None:
+def half(low: Real | None, high: Real | None) -> Real | None:
     """Of an interval."""
     return None if low is None or high is None else (high - low) / 2
 
@@ -207,7 +208,7 @@ def _trials(report: Report) -> Table:
     return Table("All trials", [*columns, Column("cell", numbers=False, code=True)], rows)
 
 
-def _ends(basin: Mapping[str, Any]) -> tuple[float, float] | None:
+def _ends(basin: Mapping[str, Any]) -> tuple[Real, Real] | None:
     """The lowest and the highest rate of a basin, where both are known."""
     low, high = basin["low"], basin["high"]
     return None if low is None or high is None or min(low, high) <= 0 else (low, high)

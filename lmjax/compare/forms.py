@@ -5,13 +5,14 @@ What a form does not name may be there too: a newer report may say more.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lmjax.errors import InputError
 
-LARGEST = 1e200  # what is larger no chart can show, nor can the difference of two such be taken
+LARGEST = 1e60  # float32 ends at 3e38; what is larger no axis can show
 
 
+@runtime_checkable
 class Form(Protocol):
     """Raises InputError for a value that does not have it."""
 
@@ -117,12 +118,14 @@ class Named(NamedTuple):
     """An object with any keys, whose values all have the form."""
 
     form: Form
+    least: int = 0
 
     def check(self, value: Any, path: str) -> None:
-        if not isinstance(value, dict):
-            raise _wrong(path, value, "must be an object")
+        if not isinstance(value, dict) or len(value) < self.least:
+            least = f" of at least {self.least}" if self.least else ""
+            raise _wrong(path, value, f"must be an object{least}")
         for name, inner in value.items():
-            self.form.check(inner, f"{path}.{name}")
+            self.form.check(inner, _join(path, name))
 
 
 class Record(NamedTuple):
@@ -134,13 +137,25 @@ class Record(NamedTuple):
         if not isinstance(value, dict):
             raise _wrong(path, value, "must be an object")
         for name, form in self.fields.items():
-            inner = f"{path}.{name}" if path else name
+            inner = _join(path, name)
             if name not in value:
                 raise InputError(f"{inner}: missing")
             form.check(value[name], inner)
 
 
+def check_in(place: str, form: Form, value: Any) -> None:
+    """The check of a value that stands in a file or another place, which the error names."""
+    try:
+        form.check(value, "")
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
 def _wrong(path: str, value: Any, told: str) -> InputError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return InputError(f"{path or 'the report'} = {shown}: {told}")
+    return InputError(f"{path or 'all of it'} = {shown}: {told}")

@@ -6,13 +6,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lmjax.compare.charts.scale import Real
+
 MISSING = "-"  # what stands where there is no number
 DIGITS = 4  # of a number that nothing says more of
 MOST_DECIMALS = 6
+HUGE = 1e9  # from which a number is told by its power of ten
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def decimals(values: Iterable[float | None], errors: Iterable[float | None] = ()) -> int:
+def decimals(values: Iterable[Real | None], errors: Iterable[Real | None] = ()) -> int:
     """Decimals for a column, by its usual error, or four digits of its largest value.
 
     Of an error that begins with 1 or 2 two digits are told, of another one.
@@ -25,19 +28,21 @@ def decimals(values: Iterable[float | None], errors: Iterable[float | None] = ()
     return _decimals(max(known), DIGITS) if known else 2
 
 
-def _decimals(size: float, digits: int) -> int:
+def _decimals(size: Real, digits: int) -> int:
     return min(max(digits - 1 - math.floor(math.log10(size)), 0), MOST_DECIMALS)
 
 
-def fixed(value: float | None, places: int, sign: bool = False) -> str:
+def fixed(value: Real | None, places: int, sign: bool = False) -> str:
     """A number with so many decimals; with `sign`, a plus before what is not negative."""
     if value is None:
         return MISSING
+    if abs(value) >= HUGE:
+        return significant(value)
     words = f"{value:{'+' if sign else ''},.{places}f}"
     return words.replace("-", "", 1) if not float(words.replace(",", "")) and not sign else words
 
 
-def significant(value: float | None, digits: int = DIGITS) -> str:
+def significant(value: Real | None, digits: int = DIGITS) -> str:
     """A number of any size in so many digits."""
     if value is None:
         return MISSING
@@ -47,13 +52,21 @@ def significant(value: float | None, digits: int = DIGITS) -> str:
     return f"{value:,.{_decimals(abs(value) or 1.0, digits)}f}"
 
 
-def rate(value: float) -> str:
-    """A rate as it was chosen: 0.003, 1e-5."""
-    words = repr(float(value))
-    return re.sub(r"\.0$|(?<=e-)0+|(?<=e\+)0+", "", words)
+def rate(value: Real) -> str:
+    """A rate in four digits: 0.003, 1e-5; its cell's name has all of them."""
+    return _short_power(f"{value:.4g}")
 
 
-def between(low: float | None, high: float | None, places: int, sign: bool = False) -> str:
+def exact(value: Real) -> str:
+    """A number with every digit that it has."""
+    return _short_power(repr(float(value)).removesuffix(".0"))
+
+
+def _short_power(words: str) -> str:
+    return re.sub(r"(?<=e)\+?(-?)0*", r"\1", words)
+
+
+def between(low: Real | None, high: Real | None, places: int, sign: bool = False) -> str:
     """An interval, or nothing where an end is not known."""
     if low is None or high is None:
         return ""
@@ -61,25 +74,25 @@ def between(low: float | None, high: float | None, places: int, sign: bool = Fal
 
 
 def with_interval(
-    value: float | None, low: float | None, high: float | None, places: int, sign: bool = False
+    value: Real | None, low: Real | None, high: Real | None, places: int, sign: bool = False
 ) -> str:
     """A number and its interval."""
     return f"{fixed(value, places, sign)} {between(low, high, places, sign)}".rstrip()
 
 
-def probability(value: float | None) -> str:
+def probability(value: Real | None) -> str:
     """A p value."""
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def count(value: float | None) -> str:
+def count(value: Real | None) -> str:
     """A whole number."""
     return MISSING if value is None else f"{value:,.0f}"
 
 
-def big(value: float | None, unit: str = "") -> str:
+def big(value: Real | None, unit: str = "") -> str:
     """A large number in three digits: 1.23 MB, 45.6 GFLOP."""
     if value is None:
         return MISSING
@@ -93,7 +106,7 @@ def shown(value: Any) -> str:
     """Any value of a configuration or an environment, in one line."""
     if isinstance(value, bool) or value is None:
         return str(value)
-    if isinstance(value, float):
+    if isinstance(value, Real):
         return rate(value)
     if isinstance(value, list):
         return ", ".join(map(shown, value))

@@ -6,7 +6,6 @@ forbids every request, so nothing that stands in a report can make one.
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from functools import singledispatch
 from html import escape
 from pathlib import Path
@@ -39,7 +38,7 @@ FULL, HALF, PHONE = 1100.0, 538.0, 358.0  # pixels: a chart over the page, one o
 MAKERS = {"comparison": sections.document, "runs": run_sections.document}  # by kind of report
 
 
-def write_pages(report: Mapping[str, Any], folder: Path | str) -> None:
+def write_pages(report: Any, folder: Path | str) -> None:
     """Write report.html and report.md into a folder that exists.
 
     Raises InputError for a report that no page can be made of, or a folder that takes no file.
@@ -55,7 +54,7 @@ def write_pages(report: Mapping[str, Any], folder: Path | str) -> None:
             raise InputError(f"{folder / name}: not writable ({error.strerror})") from None
 
 
-def make(report: Mapping[str, Any]) -> Document:
+def make(report: Any) -> Document:
     """The document of a report; raises InputError for a damaged or foreign one."""
     schema.check(report)
     return MAKERS[report["kind"]](report)
@@ -187,8 +186,9 @@ def _(block: Table) -> str:
         row += "".join(f"<td{_kind(column)}>{_cell(cell)}</td>" for cell, column in others)
         rows.append(f"<tr>{row}</tr>\n")
     caption = escape(block.caption)
+    place = f' id="{escape(block.name)}"' if block.name else ""
     return (
-        f'<div class="table" role="region" aria-label="{caption}" tabindex="0">'
+        f'<div class="table"{place} role="region" aria-label="{caption}" tabindex="0">'
         f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead>\n"
         f"<tbody>\n{''.join(rows)}</tbody></table></div>\n"
     )

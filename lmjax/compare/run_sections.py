@@ -5,6 +5,7 @@ from typing import Any
 
 from lmjax.compare import numerals
 from lmjax.compare.charts.lines import Level, Line, LineChart, left_out, line_chart
+from lmjax.compare.charts.scale import Real
 from lmjax.compare.document import (
     Block,
     Cell,
@@ -90,7 +91,7 @@ def pictures(report: Report) -> list[Block]:
 
 def validation(report: Report, metric: str) -> Figure | None:
     """One metric on held-out data against steps, or None where no run has it."""
-    levels: dict[str, float] = {}
+    levels: dict[str, Real] = {}
     for run in report["runs"]:
         if metric in run["baselines"]:
             levels |= run["baselines"][metric]
@@ -118,7 +119,7 @@ def _chart(
     title: str,
     y_title: str,
     series: Mapping[str, Mapping[str, Any]],
-    levels: Mapping[str, float],
+    levels: Mapping[str, Real],
 ) -> LineChart | None:
     colours = slots(report)
     lines = []

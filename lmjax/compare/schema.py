@@ -100,6 +100,7 @@ VARIANT = Record(
     }
 )
 RANKING = Many(Tuple((WORD, WHOLE)))
+VALUES = Many(Record({"field": WORD, "values": Named(Anything(), least=1)}))
 COMPARISON = Record(
     {
         "title": WORD,
@@ -121,7 +122,7 @@ COMPARISON = Record(
         "variants": Many(VARIANT, least=1),
         "ranking": Record({"per_step": RANKING, "per_second": RANKING}),
         "fairness": Many(Record({"claim": WORD, "proof": WORD, "holds": FLAG, "cells": CELLS})),
-        "config_diff": Many(Record({"field": WORD, "values": Named(Anything())})),
+        "config_diff": VALUES,
         "auxiliary": Maybe(WORD),
         "environment": Named(Anything()),
         "reproduce": Record(
@@ -147,34 +148,32 @@ COMPARISON = Record(
     }
 )
 SERIES = Record({"steps": Many(NUMBER), "values": Many(OPTIONAL)})
+RUN = Record(
+    {
+        "label": WORD,
+        "path": WORD,
+        "state": Word(("finished", "running", "stopped")),
+        "step": WHOLE,
+        "steps": WHOLE,
+        "headline": WORD,
+        "unit": Maybe(WORD),
+        "train": SERIES,
+        "validation": Named(SERIES),
+        "final": Named(NUMBER),
+        "baselines": Named(Named(NUMBER)),
+        "rate": OPTIONAL,
+        "mfu": Named(NUMBER),
+        "seconds": OPTIONAL,
+        "parameters": Maybe(WHOLE),
+        "digest": Maybe(WORD),
+    }
+)
 RUNS = Record(
     {
         "title": WORD,
-        "runs": Many(
-            Record(
-                {
-                    "label": WORD,
-                    "path": WORD,
-                    "state": Word(("finished", "running", "stopped")),
-                    "step": WHOLE,
-                    "steps": WHOLE,
-                    "headline": WORD,
-                    "unit": Maybe(WORD),
-                    "train": SERIES,
-                    "validation": Named(SERIES),
-                    "final": Named(NUMBER),
-                    "baselines": Named(Named(NUMBER)),
-                    "rate": OPTIONAL,
-                    "mfu": Named(NUMBER),
-                    "seconds": OPTIONAL,
-                    "parameters": Maybe(WHOLE),
-                    "digest": Maybe(WORD),
-                }
-            ),
-            least=1,
-        ),
-        "config_diff": Many(Record({"field": WORD, "values": Named(Anything())})),
-        "environment": Many(Record({"field": WORD, "values": Named(Anything())})),
+        "runs": Many(RUN, least=1),
+        "config_diff": VALUES,
+        "environment": VALUES,
         "commands": Many(WORD),
     }
 )
@@ -200,6 +199,10 @@ def _same_names(report: dict[str, Any]) -> None:
     if twice:
         raise InputError(f"{key}: two of them are called {twice[0]!r}")
     if key == "runs":
+        for run in report["runs"]:
+            for series in (run["train"], *run["validation"].values()):
+                if len(series["steps"]) != len(series["values"]):
+                    raise InputError(f"{run['label']}: a curve has columns of different lengths")
         return
     if report["baseline"] not in labels:
         raise InputError(f"baseline = {report['baseline']!r}: none of the variants")

@@ -225,6 +225,6 @@ def reproduce(report: Report) -> Section:
         [
             Prose("The whole comparison, then one cell by its ID, to the same bits:"),
             Commands([found["all"], found["cell"]]),
-            Fold(f"All {len(rows)} cells", [Table("Cells", columns, rows)]),
+            Fold(f"All {len(rows)} cells", [Table("Cells", columns, rows, "cells")]),
         ],
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lmjax.compare.charts.scale import Scale, plain, span, ticks, wants_log
+from lmjax.compare.charts.scale import Real, Scale, plain, span, ticks, wants_log
 from lmjax.compare.charts.svg import (
     BOLD,
     NARROW,
@@ -34,8 +34,8 @@ class Line(NamedTuple):
 
     label: str
     slot: int  # of its colour and dashes in style.css; 0 is the baseline's
-    points: Sequence[tuple[float, float | None]]
-    band: Sequence[tuple[float, float | None, float | None]] = ()
+    points: Sequence[tuple[Real, Real | None]]
+    band: Sequence[tuple[Real, Real | None, Real | None]] = ()
     ends: str = ""  # its last value, as it stands behind its name
 
 
@@ -43,7 +43,7 @@ class Level(NamedTuple):
     """A line of one value, to judge the others by."""
 
     label: str
-    value: float
+    value: Real
 
 
 class LineChart(NamedTuple):
@@ -56,14 +56,14 @@ class LineChart(NamedTuple):
     lines: Sequence[Line]
     levels: Sequence[Level] = ()
     dots: bool = False  # mark every value: there are few of them
-    settled: float = SETTLED
+    settled: Real = SETTLED
 
 
 class Window(NamedTuple):
     """Which values the vertical axis holds."""
 
-    low: float
-    high: float
+    low: Real
+    high: Real
     log: bool
     levels: Sequence[Level]  # those that are in it
 
@@ -96,7 +96,7 @@ def window(chart: LineChart) -> Window:
     return Window(*span([low, high], log), log, [x for x in chart.levels if x in levels])
 
 
-def _late(points: Sequence[tuple[float, float | None]], settled: float) -> list[float]:
+def _late(points: Sequence[tuple[Real, Real | None]], settled: Real) -> list[Real]:
     """The values after a share of the line; all of them, where there are few."""
     known = [(x, y) for x, y in points if y is not None]
     if len(known) <= FEW:
@@ -105,7 +105,7 @@ def _late(points: Sequence[tuple[float, float | None]], settled: float) -> list[
     return [y for x, y in known if x >= first + settled * (last - first)]
 
 
-def _edges(line: Line, settled: float) -> list[float]:
+def _edges(line: Line, settled: Real) -> list[Real]:
     """Both sides of a line's band, there."""
     sides = ([(x, low) for x, low, _ in line.band], [(x, high) for x, _, high in line.band])
     return [edge for side in sides for edge in _late(side, settled)]
@@ -126,12 +126,12 @@ def left_out(chart: LineChart) -> str:
     return " ".join(told)
 
 
-def brief(value: float, digits: int = 4) -> str:
+def brief(value: Real, digits: int = 4) -> str:
     """A number in a few digits."""
     return plain(float(f"{value:.{digits}g}"))
 
 
-def line_chart(name: str, chart: LineChart, width: float) -> str:
+def line_chart(name: str, chart: LineChart, width: Real) -> str:
     """The chart at a width in pixels."""
     size = "wide" if width >= NARROW else "narrow"
     view = window(chart)
@@ -166,7 +166,7 @@ def line_chart(name: str, chart: LineChart, width: float) -> str:
     )
 
 
-def _labels(chart: LineChart, width: float, size: str) -> list[str]:
+def _labels(chart: LineChart, width: Real, size: str) -> list[str]:
     """The names of lines and levels as they fit; where there is room, with the values reached."""
     most = MOST_LABEL[size] * width
     names = [line.label for line in chart.lines] + [level.label for level in chart.levels]

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lmjax.compare.charts.scale import Scale, Tick, span, wants_log
+from lmjax.compare.charts.scale import Real, Scale, Tick, span, wants_log
 from lmjax.compare.charts.svg import (
     NARROW,
     Frame,
@@ -33,8 +33,8 @@ FAR = 4.0  # times the usual distance from the best, beyond which a loss stands 
 class Trial(NamedTuple):
     """One value of the rate that was tried."""
 
-    rate: float
-    loss: float | None  # None: it diverged
+    rate: Real
+    loss: Real | None  # None: it diverged
     told: str  # what a pointer over it shows
 
 
@@ -44,8 +44,8 @@ class Panel(NamedTuple):
     label: str
     slot: int
     trials: Sequence[Trial]
-    best: float | None  # its best rate
-    basin: tuple[float, float] | None  # the rates that are about as good
+    best: Real | None  # its best rate
+    basin: tuple[Real, Real] | None  # the rates that are about as good
     words: str  # beside its name
 
 
@@ -59,7 +59,7 @@ class PanelChart(NamedTuple):
     panels: Sequence[Panel]
 
 
-def ceiling(panels: Sequence[Panel]) -> float:
+def ceiling(panels: Sequence[Panel]) -> Real:
     """The highest loss that is drawn to scale; the others, and what diverged, stand above."""
     losses = [trial.loss for panel in panels for trial in panel.trials if trial.loss is not None]
     if not losses:
@@ -69,7 +69,7 @@ def ceiling(panels: Sequence[Panel]) -> float:
     return min(max(losses), best + FAR * usual) if usual > 0 else max(losses)
 
 
-def panel_chart(name: str, chart: PanelChart, width: float) -> str:
+def panel_chart(name: str, chart: PanelChart, width: Real) -> str:
     """The chart at a width in pixels: up to four panels side by side, two on a phone."""
     count = len(chart.panels)
     columns = min(count, 4 if count not in (5, 6) else 3) if width >= NARROW else min(count, 2)
@@ -103,7 +103,7 @@ def panel_chart(name: str, chart: PanelChart, width: float) -> str:
     return drawing(name, whole, chart.title, chart.description, *parts)
 
 
-def _rates(panels: Sequence[Panel]) -> tuple[float, float]:
+def _rates(panels: Sequence[Panel]) -> tuple[Real, Real]:
     rates = [trial.rate for panel in panels for trial in panel.trials if trial.rate > 0]
     return span(rates or [1.0], log=True, room=0.07)
 
@@ -145,10 +145,10 @@ def _decades(frame: Frame) -> list[Tick]:
 
 
 def _place(frame: Frame, trial: Trial) -> Point:
-    x = frame.x.at(trial.rate)
+    x = frame.x.clamped(trial.rate)
     if trial.loss is None or trial.loss > frame.y.high:
         return x, frame.y.end - STRIP / 2
-    return x, frame.y.at(trial.loss)
+    return x, frame.y.clamped(trial.loss)
 
 
 def _mark(frame: Frame, panel: Panel, trial: Trial, at: Point) -> str:
@@ -167,7 +167,8 @@ def _basin(frame: Frame, panel: Panel) -> str:
     """The rates about as good as the best, as an area."""
     if panel.basin is None:
         return ""
-    low, high = (frame.x.clamped(rate) for rate in panel.basin)
+    low, high = sorted(frame.x.clamped(rate) for rate in panel.basin)
+    low = min(low, frame.x.end - 1.0)  # however narrow, it is seen
     return element(
         "rect",
         x=low,

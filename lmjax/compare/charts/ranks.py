@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lmjax.compare.charts.scale import Scale
+from lmjax.compare.charts.scale import Real, Scale
 from lmjax.compare.charts.svg import (
     BOLD,
     Frame,
@@ -36,7 +36,7 @@ class RankChart(NamedTuple):
     slots: dict[str, int]  # label -> its colour
 
 
-def rank_chart(name: str, chart: RankChart, width: float) -> str:
+def rank_chart(name: str, chart: RankChart, width: Real) -> str:
     """The chart at a width in pixels."""
     left, right = _words(chart.left, width), _words(chart.right, width)
     names = [*left.values(), *right.values()]
@@ -66,7 +66,7 @@ def rank_chart(name: str, chart: RankChart, width: float) -> str:
     return drawing(name, frame, chart.title, chart.description, *parts)
 
 
-def _words(ranking: Ranking, width: float) -> dict[str, str]:
+def _words(ranking: Ranking, width: Real) -> dict[str, str]:
     """Label -> "2 lion", or "2= lion" where it shares its rank."""
     labels = [label for label, _ in ranking.places]
     ranks = [rank for _, rank in ranking.places]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lmjax.compare.charts.scale import Scale, span
+from lmjax.compare.charts.scale import Real, Scale, span
 from lmjax.compare.charts.svg import (
     BOLD,
     NARROW,
@@ -31,9 +31,9 @@ class Ratio(NamedTuple):
 
     label: str
     slot: int
-    value: float | None
-    low: float | None
-    high: float | None
+    value: Real | None
+    low: Real | None
+    high: Real | None
     bound: str | None  # such as ">= 1.3", in place of an interval
     words: str  # the numbers, as they stand in the row
     told: str = ""  # what a pointer over the dot shows
@@ -49,7 +49,7 @@ class RatioChart(NamedTuple):
     one: str  # what the ratio 1 stands for
 
 
-def ratio_chart(name: str, chart: RatioChart, width: float) -> str:
+def ratio_chart(name: str, chart: RatioChart, width: Real) -> str:
     """The chart at a width in pixels: words beside their rows, or above them on a phone."""
     stacked = width < NARROW
     row = STACKED_ROW if stacked else ROW
@@ -58,7 +58,7 @@ def ratio_chart(name: str, chart: RatioChart, width: float) -> str:
     low, high = _range(chart.rows)
     x = Scale(low, high, left, right, log=True)
     frame = Frame(width, height, x, Scale(0, 1, height - FOOT, TOP))
-    one = x.at(1.0)
+    one = x.clamped(1.0)
     half = text_width(chart.one) / 2
     parts = [
         x_axis(frame, x.ticks(max(2, int((right - left) / 55))), chart.x_title),
@@ -76,20 +76,20 @@ def ratio_chart(name: str, chart: RatioChart, width: float) -> str:
     return drawing(name, frame, chart.title, chart.description, *parts)
 
 
-def _sides(chart: RatioChart, width: float) -> tuple[float, float]:
+def _sides(chart: RatioChart, width: Real) -> tuple[Real, Real]:
     """Where the rows begin and end, between their names and their numbers."""
     names = max((text_width(item.label, BOLD) for item in chart.rows), default=0)
     numbers = max((text_width(item.words) for item in chart.rows), default=0)
     return min(names, 0.3 * width) + 16, width - numbers - 16
 
 
-def bound_of(item: Ratio) -> tuple[str, float] | None:
+def bound_of(item: Ratio) -> tuple[str, Real] | None:
     """(sign, number) of a row that has but a bound."""
     found = BOUND.fullmatch(item.bound.strip()) if item.bound else None
     return (found[1], float(found[2])) if found and float(found[2]) > 0 else None
 
 
-def _range(rows: Sequence[Ratio]) -> tuple[float, float]:
+def _range(rows: Sequence[Ratio]) -> tuple[Real, Real]:
     """Around all dots, bounds and 1, and as much of the intervals as does not drown the dots."""
     dots = [item.value for item in rows if item.value is not None and item.value > 0]
     dots += [bound[1] for item in rows if (bound := bound_of(item))]
@@ -99,7 +99,7 @@ def _range(rows: Sequence[Ratio]) -> tuple[float, float]:
     return span([*dots, *(min(max(end, least), most) for end in ends)], log=True, room=0.08)
 
 
-def _mark(frame: Frame, item: Ratio, level: float) -> str:
+def _mark(frame: Frame, item: Ratio, level: Real) -> str:
     """The dot of a row with its whiskers, or its arrow, or nothing."""
     style, bound = f"s{item.slot}", bound_of(item)
     if bound is not None:
@@ -110,12 +110,12 @@ def _mark(frame: Frame, item: Ratio, level: float) -> str:
         return arrow((x, level), (away, level), style) + tail
     if item.value is None or item.value <= 0:
         return ""
-    at = (frame.x.at(item.value), level)
+    at = (frame.x.clamped(item.value), level)
     whiskers = [_whisker(frame, at, end, style) for end in (item.low, item.high) if end is not None]
     return "".join(whiskers) + dot(at, style, item.told)
 
 
-def _whisker(frame: Frame, at: Point, end: float, style: str) -> str:
+def _whisker(frame: Frame, at: Point, end: Real, style: str) -> str:
     """From the dot to an end of its interval; an arrow where that lies outside."""
     level = at[1]
     if not frame.x.low <= end <= frame.x.high:

@@ -15,33 +15,38 @@ MANTISSAS = (  # of the ticks of a logarithmic axis, from few to many
 )
 LEAST_TICKS = 3
 LEAST_SPAN = 1e-6  # of a range, relative to its numbers: what six digits can tell apart
+MOST_DECADES = 120  # of a log axis; what is smaller lies below its foot
+MOST_DIGITS = 9  # of a tick that is written in full
 LOG_RATIO = 30.0  # of the largest to the least number, above which a line is drawn on a log axis
+
+
+Real = float | int  # as JSON writes them
 
 
 class Tick(NamedTuple):
     """One mark of an axis."""
 
-    value: float
+    value: Real
     text: str
 
 
 class Scale(NamedTuple):
     """[low, high] of the data on [start, end] in pixels; `end` may lie before `start`."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Real
+    high: Real
+    start: Real
+    end: Real
     log: bool = False
 
-    def at(self, value: float) -> float:
+    def at(self, value: Real) -> Real:
         """The pixel of a value, also of one outside; of a log scale it must be positive."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
-    def clamped(self, value: float) -> float:
+    def clamped(self, value: Real) -> Real:
         """The pixel of the nearest value inside."""
         return self.at(min(max(value, self.low), self.high))
 
@@ -52,7 +57,7 @@ class Scale(NamedTuple):
         )
 
 
-def ticks(low: float, high: float, most: int, whole: bool = False) -> list[Tick]:
+def ticks(low: Real, high: Real, most: int, whole: bool = False) -> list[Tick]:
     """Multiples of 1, 2 or 5 times a power of ten; with `whole`, of whole numbers alone."""
     rough = (high - low) / max(most, 1)
     rough = max(rough, 1.0) if whole else rough
@@ -61,15 +66,18 @@ def ticks(low: float, high: float, most: int, whole: bool = False) -> list[Tick]
     mantissa, power = next(x for x in options if x[0] * 10.0 ** x[1] >= rough * (1 - 1e-9))
     step = mantissa * 10.0**power
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    decimals = max(0, -power)
-    return [Tick(n * step, f"{n * step + 0.0:,.{decimals}f}") for n in range(first, last + 1)]
+    values = [n * step + 0.0 for n in range(first, last + 1)]
+    decimals, whole_digits = max(0, -power), math.log10(max(abs(low), abs(high), 1.0))
+    if decimals + whole_digits > MOST_DIGITS:
+        return [Tick(value, f"{value:.8g}") for value in values]
+    return [Tick(value, f"{value:,.{decimals}f}") for value in values]
 
 
-def log_ticks(low: float, high: float, most: int) -> list[Tick]:
+def log_ticks(low: Real, high: Real, most: int) -> list[Tick]:
     """Round numbers in every decade, or in every second or third where there are many decades."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, math.ceil((last - first) / max(most, 1)))
-    found: list[float] = []
+    found: list[Real] = []
     for mantissas in MANTISSAS if every == 1 else MANTISSAS[:1]:
         decades = [n for n in range(first, last + 1) if n % every == 0]
         wider = [float(f"{m:g}e{n}") for n in decades for m in mantissas]
@@ -77,12 +85,12 @@ def log_ticks(low: float, high: float, most: int) -> list[Tick]:
         if len(wider) > most and found:
             break
         found = wider
-    if len(found) < LEAST_TICKS:
+    if len(found) < LEAST_TICKS and last - first <= LEAST_TICKS:
         return ticks(low, high, most)
     return [Tick(value, plain(value)) for value in found]
 
 
-def plain(value: float) -> str:
+def plain(value: Real) -> str:
     """A number as one writes it by hand: 0.003, 1, 2,500, 1e-5."""
     if value and not 1e-4 <= abs(value) < 1e6:
         mantissa, _, exponent = f"{value:g}".partition("e")
@@ -90,11 +98,12 @@ def plain(value: float) -> str:
     return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
-def span(values: Iterable[float], log: bool = False, room: float = 0.04) -> tuple[float, float]:
+def span(values: Iterable[Real], log: bool = False, room: Real = 0.04) -> tuple[Real, Real]:
     """A range that is not empty around the values, with a share of it left free at either end."""
     values = list(values)
     low, high = min(values), max(values)
     if log:
+        low = max(low, high / 10.0**MOST_DECADES)
         edge = max((high / low) ** room, 1.1 if high / low < 1 + LEAST_SPAN else 1.0)
         return low / edge, high * edge
     size = high - low
@@ -103,7 +112,7 @@ def span(values: Iterable[float], log: bool = False, room: float = 0.04) -> tupl
     return low - room * size, high + room * size
 
 
-def wants_log(values: Iterable[float]) -> bool:
+def wants_log(values: Iterable[Real]) -> bool:
     """Whether a linear axis would press most of the values against its foot."""
     values = list(values)
     return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_RATIO

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from lmjax.compare.charts.scale import Scale, Tick
+from lmjax.compare.charts.scale import Real, Scale, Tick
 
-Point = tuple[float, float]
+Point = tuple[Real, Real]
 FONT = 12.0  # pixels; style.css says the same
 BOLD = 1.1 * FONT  # as wide as text of this size that is not bold
 NARROW = 480.0  # a chart below this width is for a phone
@@ -27,13 +27,13 @@ WIDE_FROM, WIDE, USUAL = "\u2e80", 1.05, 0.64  # the scripts of East Asia fill a
 class Frame(NamedTuple):
     """A chart's size and its two scales, which leave room for labels around them."""
 
-    width: float
-    height: float
+    width: Real
+    height: Real
     x: Scale
     y: Scale
 
 
-def number(value: float) -> str:
+def number(value: Real) -> str:
     """A coordinate; raises ValueError for one that is nowhere."""
     if not math.isfinite(value):
         raise ValueError(f"a coordinate is {value}")
@@ -41,7 +41,7 @@ def number(value: float) -> str:
     return "0" if words == "-0" else words
 
 
-def element(tag: str, *inner: str, **attributes: str | float) -> str:
+def element(tag: str, *inner: str, **attributes: str | Real) -> str:
     """One element around others, which are markup already; attributes are escaped.
 
     A name's underscores become hyphens, and one at its end is dropped: class_, stroke_width.
@@ -73,12 +73,12 @@ def path(points: Sequence[Point], style: str, closed: bool = False) -> str:
     return element("path", d="".join(words) + ("Z" if closed else ""), class_=style)
 
 
-def dot(at: Point, style: str, told: str = "", radius: float = 4) -> str:
+def dot(at: Point, style: str, told: str = "", radius: Real = 4) -> str:
     """A filled circle."""
     return element("circle", _told(told), cx=at[0], cy=at[1], r=radius, class_=f"dot {style}")
 
 
-def triangle(at: Point, style: str, told: str = "", size: float = 4.5) -> str:
+def triangle(at: Point, style: str, told: str = "", size: Real = 4.5) -> str:
     """What stands for a number above the frame."""
     x, y = at
     corners = f"M{number(x - size)} {number(y + size)}L{number(x)} {number(y - size)}"
@@ -86,7 +86,7 @@ def triangle(at: Point, style: str, told: str = "", size: float = 4.5) -> str:
     return element("path", _told(told), d=corners, class_=f"dot {style}")
 
 
-def cross(at: Point, style: str, told: str = "", size: float = 4) -> str:
+def cross(at: Point, style: str, told: str = "", size: Real = 4) -> str:
     """What stands for a run that diverged."""
     x, y = at
     strokes = f"M{number(x - size)} {number(y - size)}L{number(x + size)} {number(y + size)}"
@@ -99,7 +99,7 @@ def _told(words: str) -> str:
     return element("title", escape(words)) if words else ""
 
 
-def arrow(start: Point, end: Point, style: str, size: float = 5) -> str:
+def arrow(start: Point, end: Point, style: str, size: Real = 5) -> str:
     """A level line with a head: the number lies somewhere beyond its start."""
     (x, y), back = end, math.copysign(size, start[0] - end[0])
     head = path([(x + back, y - size), (x, y), (x + back, y + size)], f"stroke {style}")
@@ -122,7 +122,7 @@ def drawing(name: str, frame: Frame, title: str, description: str, *inner: str) 
     )
 
 
-def curve(frame: Frame, points: Sequence[tuple[float, float | None]], style: str) -> str:
+def curve(frame: Frame, points: Sequence[tuple[Real, Real | None]], style: str) -> str:
     """A line through values, cut where it leaves the frame; None leaves a gap."""
     found, run = [], []
     for x, y in [*points, (0.0, None)]:
@@ -151,7 +151,7 @@ def inside(points: Sequence[Point], frame: Frame) -> list[list[Point]]:
     return pieces
 
 
-def _cut(start: Point, end: Point, top: float, foot: float) -> tuple[Point, Point] | None:
+def _cut(start: Point, end: Point, top: Real, foot: Real) -> tuple[Point, Point] | None:
     """What of a line lies between two levels."""
     if max(start[1], end[1]) < top or min(start[1], end[1]) > foot:
         return None
@@ -166,9 +166,7 @@ def _cut(start: Point, end: Point, top: float, foot: float) -> tuple[Point, Poin
     return at(start), at(end)
 
 
-def band(
-    frame: Frame, points: Sequence[tuple[float, float | None, float | None]], style: str
-) -> str:
+def band(frame: Frame, points: Sequence[tuple[Real, Real | None, Real | None]], style: str) -> str:
     """An area between (x, low, high); None leaves a gap, and what is outside the frame is cut."""
     found: list[str] = []
     upper: list[Point] = []
@@ -239,14 +237,14 @@ def y_axis(frame: Frame, marks: Iterable[Tick], title: str) -> str:
     return "".join(parts)
 
 
-def text_width(words: str, size: float = FONT) -> float:
+def text_width(words: str, size: Real = FONT) -> Real:
     """About how wide words are, and seldom wider; fonts differ."""
     return size * sum(
         WIDE if letter >= WIDE_FROM else ADVANCE.get(letter, USUAL) for letter in words
     )
 
 
-def fitted(labels: Sequence[str], room: float, size: float = BOLD) -> list[str]:
+def fitted(labels: Sequence[str], room: Real, size: Real = BOLD) -> list[str]:
     """Labels that fit into so many pixels, cut in their middle, and still different."""
     short = [_fit(label, room, size) for label in labels]
     if len(set(short)) < len(set(labels)):
@@ -254,7 +252,7 @@ def fitted(labels: Sequence[str], room: float, size: float = BOLD) -> list[str]:
     return short
 
 
-def _fit(label: str, room: float, size: float) -> str:
+def _fit(label: str, room: Real, size: Real) -> str:
     kept = len(label)
     words = label
     while text_width(words, size) > room and kept > 2:
@@ -263,7 +261,7 @@ def _fit(label: str, room: float, size: float) -> str:
     return words
 
 
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def spread(places: Sequence[Real], gap: Real, low: Real, high: Real) -> list[Real]:
     """Each place moved as little as may be, by least squares, so that none is nearer than `gap`.
 
     They keep their order. Where [low, high] is too small for all of them the gap shrinks.
@@ -272,7 +270,7 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
         return []
     gap = min(gap, (high - low) / max(len(places) - 1, 1))
     order = sorted(range(len(places)), key=lambda n: (places[n], n))
-    blocks: list[list[float]] = []  # of (sum, count) in coordinates in which the gap is nothing
+    blocks: list[list[Real]] = []  # of (sum, count) in coordinates in which the gap is nothing
     for rank, n in enumerate(order):
         blocks.append([places[n] - rank * gap, 1.0])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
