@@ -187,7 +187,7 @@ def comparison(variants: list[tuple[Json, float]]) -> Json:
             "parameters": 842_496,
             "data": {"name": "python_docs", "digest": "9f2c4e61a7d0"},
             "metric": {"name": "loss", "unit": "nats per token", "direction": "down"},
-            "headline": {"name": "bits_per_byte", "direction": "down"},
+            "headline": {"name": "bits_per_byte", "unit": "", "direction": "down"},
         },
         "horizon": {"short": False, "why": None, "baselines": {"trigram": 1.71, "unigram": 3.25}},
         "baseline": base["label"],
@@ -325,6 +325,36 @@ def short_and_partial() -> Json:
         "sentence": "sgd is worse than adamw: it diverged on 1 of 1 seeds.",
     }
     last |= {"difference": None, "speedup_steps": None, "speedup_seconds": None, "costs": None}
+    return report
+
+
+def accuracy() -> Json:
+    """A metric of which more is better, beside baselines in another one."""
+    report = two()
+
+    def turned(value: float | None) -> float | None:
+        return None if value is None else 1 - value / 6
+
+    for item in report["variants"]:
+        final, curve = item["final"], item["curve"]
+        for name in ("mean", "low", "high"):
+            final[name] = turned(final[name])
+            curve[name] = [turned(x) for x in curve[name]]
+        final["values"] = [turned(x) for x in final["values"]]
+        for place in (final, curve):
+            place["low"], place["high"] = place["high"], place["low"]
+        for trial in item["tuning"]["trials"]:
+            trial["loss"] = turned(trial["loss"])
+            trial["cells"] = [trial["cell"], trial["cell"][:-1] + "1"]
+        item["budget_curve"] = [
+            [k, turned(mean), turned(most), turned(least)]
+            for k, mean, least, most in item["budget_curve"]
+        ]
+        if item["difference"]:
+            mean, low, high = (item["difference"][name] / -6 for name in ("mean", "high", "low"))
+            item["difference"] |= {"mean": mean, "low": low, "high": high}
+    report["experiment"]["metric"] = {"name": "accuracy", "unit": "", "direction": "up"}
+    report["horizon"]["metric"] = "bits_per_byte"
     return report
 
 

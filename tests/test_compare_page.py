@@ -17,7 +17,7 @@ import report_examples as examples
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from lmjax.compare import page
+from lmjax.compare import figures, page
 from lmjax.compare.markdown import to_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +26,7 @@ MADE = {
     "four": examples.four,
     "twelve": examples.twelve,
     "short_and_partial": examples.short_and_partial,
+    "accuracy": examples.accuracy,
 }
 HOSTILE = '<script>alert(1)</script> "\' onload="x" ](javascript:alert(2)) a|b `c` *d* \\ &lt; _e_'
 
@@ -97,7 +98,10 @@ def test_every_variant_has_its_line_and_its_name(report, tree):
         ("ranks", {"per step", "per second"}),
     ],
 )
-def test_axes_are_named_with_their_units(tree, chart, axes):
+def test_axes_are_named_with_their_units(report, tree, chart, axes):
+    metric = report["experiment"]["metric"]["name"]
+    if metric != "loss":  # which has no unit
+        axes = {x.replace(" (nats per token)", "").replace("loss", metric) for x in axes}
     for svg in tree.by_id(chart).all("svg"):
         assert {x.text for x in svg.all("text", "name")} == axes
 
@@ -177,7 +181,7 @@ def test_speed_ups_lie_where_their_ticks_say(report, tree, unit):
 
 
 def test_trials_lie_where_their_ticks_say(report, tree):
-    trials = {t["cell"]: t for v in report["variants"] for t in v["tuning"]["trials"]}
+    trials = {figures.cells_of(t): t for v in report["variants"] for t in v["tuning"]["trials"]}
     for svg in tree.by_id("sensitivity").all("svg"):
         ticks = pages.marks(svg, "end")
         each = len({value for _, value in ticks})  # of one row of panels
@@ -239,11 +243,10 @@ def test_the_table_holds_the_numbers_of_the_report(report, tree):
     table = tree.by_id("result").all("table")[0]
     rows = {row.all("th")[0].text: [x.text for x in row.all("td")] for row in table.all("tr")[1:]}
     assert set(rows) == {v["label"] for v in report["variants"]}
-    means = [v["final"]["mean"] for v in report["variants"]]
-    shown = [number for number in means if number is not None]
-    order = [v["label"] for v in report["variants"] if v["final"]["mean"] is not None]
-    order.sort(key=lambda label: shown[[v["label"] for v in report["variants"]].index(label)])
-    assert list(rows)[: len(order)] == order
+    means = {v["label"]: v["final"]["mean"] for v in report["variants"]}
+    known = [label for label, mean in means.items() if mean is not None]
+    up = report["experiment"]["metric"]["direction"] == "up"
+    assert list(rows)[: len(known)] == sorted(known, key=lambda label: means[label], reverse=up)
     for variant in report["variants"]:
         verdict, apart, p, final, *_ = rows[variant["label"]]
         expected = "baseline" if variant["label"] == report["baseline"] else variant["verdict"]
@@ -257,6 +260,18 @@ def test_the_table_holds_the_numbers_of_the_report(report, tree):
             assert "diverged" in final
         else:
             assert float(final.split()[0]) == pytest.approx(variant["final"]["mean"], abs=6e-3)
+
+
+def test_baselines_in_another_metric_are_told_and_not_drawn():
+    tree = html(examples.accuracy())
+    curves, caption = tree.by_id("curves"), tree.by_id("curves").all("figcaption")[0].text
+    assert curves.all("line", "level") == []
+    assert "Held-out bits per byte at the end: adamw has the best, 0.6" in caption
+    assert caption.endswith("baselines: trigram 1.71, unigram 3.25.")
+    assert "above 0 is better" in tree.by_id("result").text
+    drawn = html(examples.two()).by_id("curves")
+    assert len(drawn.all("line", "level")) == 2  # the trigram at either width
+    assert "below 0 is better" in html(examples.two()).by_id("result").text
 
 
 def test_every_cell_can_be_found(report, tree):

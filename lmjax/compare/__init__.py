@@ -1,1 +1,1 @@
-"""The fair comparison of optimizers and other parts, and the report of it."""
+"""Comparing optimizers, or any other field of an experiment, fairly."""

@@ -29,19 +29,30 @@ def slot(number: int) -> int:
 
 
 def ordered(report: Report) -> list[Mapping[str, Any]]:
-    """The variants, the best final loss first; those without one last."""
+    """The variants, the best at the end first; those that have no end last."""
+    sign = 1 if is_lower_better(report) else -1
 
     def place(variant: Mapping[str, Any]) -> tuple[bool, Real]:
         mean = variant["final"]["mean"]
-        return mean is None, mean or 0.0
+        return mean is None, sign * (mean or 0.0)
 
     return sorted(report["variants"], key=place)
 
 
-def loss_name(report: Report) -> str:
+def is_lower_better(report: Report) -> bool:
+    """Whether the metric that is compared is a loss, and no accuracy."""
+    return report["experiment"]["metric"]["direction"] == "down"
+
+
+def metric_of(report: Report) -> str:
+    """The name of what is compared."""
+    return report["experiment"]["metric"]["name"].replace("_", " ")
+
+
+def axis_name(report: Report) -> str:
     """Of an axis: held-out loss (nats per token)."""
-    metric = report["experiment"]["metric"]
-    return f"held-out {metric['name']} ({metric['unit']})"
+    unit = report["experiment"]["metric"]["unit"]
+    return f"held-out {metric_of(report)}" + (f" ({unit})" if unit else "")
 
 
 def curves(report: Report) -> Figure:
@@ -61,18 +72,42 @@ def curves(report: Report) -> Figure:
             )
         )
     chart = LineChart(
-        f"Held-out {report['experiment']['metric']['name']} against steps",
+        f"Held-out {metric_of(report)} against steps",
         f"One line a variant: {', '.join(line.label for line in lines)}.",
         "steps",
-        loss_name(report),
+        axis_name(report),
         lines,
-        [Level(name, value) for name, value in report["horizon"]["baselines"].items()],
+        levels(report),
     )
     seeds = max(len(variant["final"]["values"]) for variant in report["variants"])
-    told = f"Mean over {seeds} report seeds, with its 95 % interval as a band."
-    told = f"{told} {left_out(chart)}".rstrip()
+    told = f"Mean over {seeds} report seeds, with its 95 % interval as a band. "
+    told += "Verdicts pair the seeds, so that bands may overlap where one is sure."
+    told = " ".join(part for part in (told, left_out(chart), other_metric(report)) if part)
     table = _curve_table(lines, chart.y_title)
     return Figure("curves", chart.title, told, _drawn(line_chart, chart), numbers=table)
+
+
+def levels(report: Report) -> list[Level]:
+    """The task's baselines, if they are told in the metric that is compared."""
+    horizon, metric = report["horizon"], report["experiment"]["metric"]["name"]
+    if horizon.get("metric", metric) != metric:
+        return []
+    return [Level(name, value) for name, value in horizon["baselines"].items()]
+
+
+def other_metric(report: Report) -> str:
+    """The baselines in a metric of their own, beside the best that a variant reaches in it."""
+    headline, horizon = report["experiment"]["headline"], report["horizon"]
+    found = {v["label"]: v["headline"]["mean"] for v in report["variants"] if v["headline"]}
+    found = {label: mean for label, mean in found.items() if mean is not None}
+    if headline is None or levels(report) or not (horizon["baselines"] and found):
+        return ""
+    choose = min if headline["direction"] == "down" else max
+    best = choose(found, key=lambda label: found[label])
+    beside = [f"{name} {x:.4g}" for name, x in horizon["baselines"].items()]
+    name = headline["name"].replace("_", " ")
+    told = f"Held-out {name} at the end: {best} has the best, {numerals.significant(found[best])}"
+    return f"{told}; baselines: {', '.join(beside)}."
 
 
 def final_spread(report: Report) -> tuple[list[Real | None], list[Real | None]]:
@@ -114,7 +149,7 @@ def _curve_table(lines: Sequence[Line], title: str, place: str = "step") -> Tabl
 
 
 def speedups(report: Report, unit: str) -> Figure:
-    """How many times sooner the baseline's final loss is reached, in `unit` (steps or seconds)."""
+    """How many times sooner the baseline's end is reached, in `unit` (steps or seconds)."""
     baseline, colours = report["baseline"], slots(report)
     rows = []
     for variant in ordered(report):
@@ -138,7 +173,7 @@ def speedups(report: Report, unit: str) -> Figure:
         f"Speed-up in {unit}",
         f"Speed-up over {baseline} in {unit}, with 95 % intervals: "
         + "; ".join(row.told for row in rows),
-        f"times sooner at {baseline}'s final loss",
+        f"times sooner at {baseline}'s final {metric_of(report)}",
         rows,
         f"1 = {baseline}",
     )
@@ -175,16 +210,17 @@ def sensitivity(report: Report) -> Figure:
             )
         )
     chart = PanelChart(
-        "Loss against the learning rate",
+        f"{metric_of(report).capitalize()} against the learning rate",
         "One panel a variant: " + "; ".join(f"{p.label}: {p.words}" for p in panels) + ".",
         "learning rate",
-        loss_name(report),
+        axis_name(report),
         panels,
+        is_lower_better(report),
     )
     told = "Each dot is one trial on the tuning seeds; the ring marks the best, crosses diverged."
     losses = [trial.loss for panel in panels for trial in panel.trials if trial.loss is not None]
-    if losses and max(losses) > ceiling(panels):
-        told += f" Triangles are losses above {numerals.significant(ceiling(panels), 3)}."
+    if losses and max(losses) > ceiling(chart):
+        told += f" Triangles are losses above {numerals.significant(ceiling(chart), 3)}."
     if any(panel.basin for panel in panels):
         told += " Shaded: the rates that are about as good as the best."
     table = _trials(report)
@@ -199,12 +235,12 @@ def _trials(report: Report) -> Table:
             Name(variant["label"], colours[variant["label"]]),
             numerals.rate(trial["rate"]),
             "diverged" if trial["loss"] is None else numerals.significant(trial["loss"]),
-            trial["cell"],
+            cells_of(trial),
         ]
         for variant in report["variants"]
         for trial in sorted(variant["tuning"]["trials"], key=lambda trial: trial["rate"])
     ]
-    columns = [Column("variant", numbers=False), Column("rate"), Column("loss")]
+    columns = [Column("variant", numbers=False), Column("rate"), Column(metric_of(report))]
     return Table("All trials", [*columns, Column("cell", numbers=False, code=True)], rows)
 
 
@@ -217,11 +253,16 @@ def _ends(basin: Mapping[str, Any]) -> tuple[Real, Real] | None:
 def _trial(trial: Mapping[str, Any]) -> Trial:
     loss = trial["loss"]
     words = "diverged" if loss is None else numerals.significant(loss)
-    return Trial(trial["rate"], loss, f"{trial['cell']}: {words}")
+    return Trial(trial["rate"], loss, f"{cells_of(trial)}: {words}")
+
+
+def cells_of(trial: Mapping[str, Any]) -> str:
+    """The cells of a trial, one for each tuning seed."""
+    return numerals.together(trial.get("cells") or [trial["cell"]])
 
 
 def budget(report: Report) -> Figure:
-    """The loss that k trials of tuning buy."""
+    """What k trials of tuning buy."""
     colours = slots(report)
     few = len(report["variants"]) <= MOST_BANDS
     lines = []
@@ -233,10 +274,10 @@ def budget(report: Report) -> Figure:
         words = numerals.significant(last)
         lines.append(Line(variant["label"], colours[variant["label"]], points, area, words))
     chart = LineChart(
-        "Loss against the budget of tuning",
-        "Expected best loss after so many trials, one line a variant.",
+        f"{metric_of(report).capitalize()} against the budget of tuning",
+        f"Expected best {metric_of(report)} after so many trials, one line a variant.",
         "trials",
-        f"expected best {loss_name(report)}",
+        f"expected best {axis_name(report)}",
         lines,
         dots=True,
         settled=0.0,
@@ -292,7 +333,7 @@ def ranks(report: Report) -> Figure | None:
         Ranking("per second", [(label, rank) for label, rank in per_second]),
         slots(report),
     )
-    caption = "Left, by the loss after the same steps; right, after the same time."
+    caption = "Left, after the same steps; right, by the time to where the baseline ends."
     second = dict(chart.right.places)
     columns = [Column("variant", numbers=False), Column("per step"), Column("per second")]
     rows = [

@@ -5,6 +5,7 @@ What a form does not name may be there too: a newer report may say more.
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lmjax.errors import InputError
@@ -129,9 +130,10 @@ class Named(NamedTuple):
 
 
 class Record(NamedTuple):
-    """An object with these fields."""
+    """An object with these fields, of which the further ones may be missing."""
 
     fields: Mapping[str, Form]
+    further: Mapping[str, Form] = MappingProxyType({})
 
     def check(self, value: Any, path: str) -> None:
         if not isinstance(value, dict):
@@ -141,6 +143,9 @@ class Record(NamedTuple):
             if name not in value:
                 raise InputError(f"{inner}: missing")
             form.check(value[name], inner)
+        for name, form in self.further.items():
+            if name in value:
+                form.check(value[name], _join(path, name))
 
 
 def check_in(place: str, form: Form, value: Any) -> None:

@@ -16,16 +16,17 @@ PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def decimals(values: Iterable[Real | None], errors: Iterable[Real | None] = ()) -> int:
-    """Decimals for a column, by its usual error, or four digits of its largest value.
+    """Decimals for a column: of its usual error one digit, or two if it begins with 1 or 2.
 
-    Of an error that begins with 1 or 2 two digits are told, of another one.
+    Of the largest value at least three digits are told; four, where no error is known.
     """
+    known = max((abs(value) for value in values if value), default=None)
     sizes = [abs(error) for error in errors if error]
-    if sizes:
-        usual = statistics.median(sizes)
-        return _decimals(usual, 2 if f"{usual:e}"[0] in "12" else 1)
-    known = [abs(value) for value in values if value]
-    return _decimals(max(known), DIGITS) if known else 2
+    if not sizes:
+        return 2 if known is None else _decimals(known, DIGITS)
+    usual = statistics.median(sizes)
+    by_error = _decimals(usual, 2 if f"{usual:e}"[0] in "12" else 1)
+    return by_error if known is None else max(by_error, _decimals(known, DIGITS - 1))
 
 
 def _decimals(size: Real, digits: int) -> int:

@@ -46,7 +46,7 @@ def notices(report: Report) -> list[Block]:
         found.append(Notice("Short horizon", told[:1].upper() + told[1:]))
     broken = [row["claim"] for row in report["fairness"] if not row["holds"]]
     if broken:
-        found.append(Notice("Not fair", f"These do not hold: {'; '.join(broken)}."))
+        found.append(Notice("Does not hold", f"{'; '.join(broken)} (see Fairness)."))
     return found
 
 
@@ -73,9 +73,13 @@ def meaning(report: Report) -> list[Block]:
     """What the numbers behind the names are, where verdicts are put together by kind."""
     if len(report["variants"]) - 1 <= MOST_SENTENCES:
         return []
-    unit = report["experiment"]["metric"]["unit"]
-    told = f"In brackets: final held-out loss minus that of {report['baseline']}, in {unit}."
-    return [Prose(f"{told} Intervals are in the table below.")]
+    told = f"In brackets: {difference_of(report)}. Intervals are in the table below."
+    return [Prose(told)]
+
+
+def difference_of(report: Report) -> str:
+    """What a difference is of."""
+    return f"final {figures.axis_name(report)} minus that of {report['baseline']}"
 
 
 def _with_difference(variant: Mapping[str, Any]) -> str:
@@ -100,15 +104,18 @@ def name_of(report: Report, variant: Mapping[str, Any]) -> Name:
 
 def result(report: Report) -> Section:
     """Which, by how much, how sure, at what cost, and how to check it, in one table."""
-    unit = report["experiment"]["metric"]["unit"]
+    sign = "below" if figures.is_lower_better(report) else "above"
     cell = report["reproduce"]["cell"]
     blocks: list[Block] = [
         overview(report),
-        Prose(f"Differences are of final held-out loss, in {unit}; below 0 is better."),
-        Prose(report["statistics"]),
+        Prose(f"Differences are {difference_of(report)}; {sign} 0 is better."),
         Prose("To check it, make all of it again, or any one cell to the same bits:"),
         Commands([report["reproduce"]["all"], _example(report, cell)]),
-        Fold("Every sentence, and the final loss of each seed", [sentences(report), seeds(report)]),
+        Prose(report["statistics"]),
+        Fold(
+            f"Every sentence, and the final {figures.metric_of(report)} of each seed",
+            [sentences(report), seeds(report)],
+        ),
     ]
     return Section("result", "Result", blocks)
 
@@ -131,7 +138,7 @@ def overview(report: Report) -> Table:
         Column("verdict", numbers=False),
         Column(f"minus {report['baseline']} [95 %]"),
         Column("p (Holm)"),
-        Column(f"final {report['experiment']['metric']['name']} [95 %]"),
+        Column(f"final {figures.metric_of(report)} [95 %]"),
         Column("speed-up in steps"),
         Column("in seconds"),
         Column("step over sgd"),
@@ -212,6 +219,6 @@ def seeds(report: Report) -> Table:
         middle = middle if headline else []
         rows.append([name_of(report, v), rate, *middle, *values[: len(titles)], cells])
     columns = [Column("variant", numbers=False), Column("rate")]
-    columns += [Column(f"mean {headline['name']}")] if headline else []
+    columns += [Column(f"mean {headline['name'].replace('_', ' ')}")] if headline else []
     columns += [*map(Column, titles), Column("cells", numbers=False, code=True)]
-    return Table("Final held-out loss by report seed", columns, rows)
+    return Table(f"Final held-out {figures.metric_of(report)} by report seed", columns, rows)

@@ -28,15 +28,17 @@ QUARTILES = Maybe(Record({"median": OPTIONAL, "q1": OPTIONAL, "q3": OPTIONAL}))
 SPEEDUP = Maybe(
     Record(
         {
-            "ratio": Maybe(Number(above=0)),
-            "low": Maybe(Number(above=0)),
-            "high": Maybe(Number(above=0)),
+            "ratio": OPTIONAL,
+            "low": OPTIONAL,
+            "high": OPTIONAL,
             "censored": WHOLE,
             "bound": Maybe(WORD),
-        }
+        },
+        {"note": WORD},
     )
 )
-TRIAL = Record({"rate": NUMBER, "loss": OPTIONAL, "diverged": Anything(), "cell": WORD})
+TRIAL = Record({"rate": NUMBER, "loss": OPTIONAL, "cell": WORD}, {"cells": CELLS})
+DIRECTION = Word(("down", "up"))
 CURVE = Record(
     {
         "steps": Many(NUMBER),
@@ -113,11 +115,14 @@ COMPARISON = Record(
                 "batch_size": WHOLE,
                 "parameters": Maybe(WHOLE),
                 "data": Record({"name": WORD, "digest": WORD}),
-                "metric": Record({"name": WORD, "unit": WORD}),
-                "headline": Maybe(Record({"name": WORD})),
+                "metric": Record({"name": WORD, "unit": WORD, "direction": DIRECTION}),
+                "headline": Maybe(Record({"name": WORD, "direction": DIRECTION})),
             }
         ),
-        "horizon": Record({"short": FLAG, "why": Maybe(WORD), "baselines": Named(NUMBER)}),
+        "horizon": Record(
+            {"short": FLAG, "why": Maybe(WORD), "baselines": Named(NUMBER)},
+            {"metric": WORD},  # of the baselines; without it, the one that is compared
+        ),
         "baseline": WORD,
         "variants": Many(VARIANT, least=1),
         "ranking": Record({"per_step": RANKING, "per_second": RANKING}),
@@ -139,7 +144,8 @@ COMPARISON = Record(
                             "purpose": WORD,
                             "loss": OPTIONAL,
                             "seconds": OPTIONAL,
-                        }
+                        },
+                        {"state": Maybe(WORD)},  # digest of the state at the end
                     )
                 ),
             }

@@ -21,6 +21,8 @@ from lmjax.compare.figures import Report
 from lmjax.compare.opening import name_of, opening, result
 from lmjax.compare.run_sections import value_table
 
+DIGEST = 16  # hex digits of a digest that are shown
+
 
 def document(report: Report) -> Document:
     """The whole page."""
@@ -48,18 +50,33 @@ def document(report: Report) -> Document:
 
 def speedups(report: Report) -> Section:
     """How much sooner."""
-    told = f"How many times sooner a variant is at {report['baseline']}'s final loss."
-    open_ends = [
-        v["label"]
-        for v in report["variants"]
-        for unit in ("steps", "seconds")
-        if v[f"speedup_{unit}"] and v[f"speedup_{unit}"]["censored"]
-    ]
-    if open_ends:
-        names = ", ".join(dict.fromkeys(open_ends))
-        told += f" An arrow is a bound, where a seed did not get there in the time given: {names}."
+    told = f"How many times sooner a variant is at what {report['baseline']} ends with."
+    rows: list[list[Cell]] = []
+    for v in figures.ordered(report):
+        steps, seconds = v["speedup_steps"], v["speedup_seconds"]
+        if steps is None:
+            continue
+        why = steps.get("note") or (seconds or {}).get("note") or ""
+        rows.append(
+            [
+                name_of(report, v),
+                figures.speedup_words(steps),
+                figures.speedup_words(seconds),
+                numerals.count(steps["censored"]),
+                why,
+            ]
+        )
+    if not rows:
+        return Section("speed-up", "Speed-up", [Prose(f"{told} Nothing is known of it yet.")])
+    if any(v["speedup_steps"] and v["speedup_steps"]["censored"] for v in report["variants"]):
+        told += " An arrow is a bound: on some seed it, or the baseline, did not get there."
     pair = [figures.speedups(report, unit) for unit in ("steps", "seconds")]
-    return Section("speed-up", "Speed-up", [Prose(told), Figures(pair)])
+    titles = ("in steps [95 %]", "in seconds [95 %]", "seeds without")
+    columns = [Column("variant", numbers=False), *map(Column, titles)]
+    columns.append(Column("note", numbers=False))
+    return Section(
+        "speed-up", "Speed-up", [Prose(told), Figures(pair), Table("Speed-ups", columns, rows)]
+    )
 
 
 def tuning(report: Report) -> Section:
@@ -68,13 +85,14 @@ def tuning(report: Report) -> Section:
     for v in figures.ordered(report):
         trials, basin = v["tuning"]["trials"], v["sensitivity"]
         losses = [trial["loss"] for trial in trials if trial["loss"] is not None]
+        best = min if figures.is_lower_better(report) else max
         rows.append(
             [
                 name_of(report, v),
                 numerals.count(len(trials)),
                 numerals.MISSING if v["rate"] is None else numerals.rate(v["rate"]),
                 "yes" if v["tuning"]["at_edge"] else "no",
-                numerals.significant(min(losses, default=None)),
+                numerals.significant(best(losses, default=None)),
                 numerals.fixed(basin["width_decades"] if basin else None, 2),
                 numerals.count(len(trials) - len(losses)),
             ]
@@ -203,9 +221,10 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def reproduce(report: Report) -> Section:
     """The exact commands, and every cell there is."""
     found = report["reproduce"]
-    titles = ("cell", "variant", "purpose", "rate", "seed", "loss", "seconds")
-    words = {"cell", "variant", "purpose"}
-    columns = [Column(t, numbers=t not in words, code=t == "cell") for t in titles]
+    metric, state = figures.metric_of(report), "state at the end"
+    titles = ("cell", "variant", "purpose", "rate", "seed", metric, "seconds", state)
+    words = {"cell", "variant", "purpose", state}
+    columns = [Column(t, numbers=t not in words, code=t in ("cell", state)) for t in titles]
     rows: list[list[Cell]] = []
     for cell in found["cells"]:
         rows.append(
@@ -217,6 +236,7 @@ def reproduce(report: Report) -> Section:
                 str(cell["seed"]),
                 "diverged" if cell["loss"] is None else numerals.significant(cell["loss"], 6),
                 numerals.fixed(cell["seconds"], 1),
+                (cell.get("state") or numerals.MISSING)[:DIGEST],
             ]
         )
     return Section(

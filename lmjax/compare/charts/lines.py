@@ -24,6 +24,7 @@ from lmjax.compare.charts.svg import (
 SETTLED = 0.2  # of the axis, after which all values are shown; what is higher before it is cut
 LABEL_GAP, LEADER = 15.0, 16.0  # pixels between two names, and from a line's end to its name
 FEW = 10  # values of a line that are all shown
+SPILL = 0.25  # of its range, by which a band may widen the axis
 MOST_WIDER, A_LITTLE = 4.0, 1.25  # times its range, to which a level may widen the axis
 HEIGHT = {"wide": 380.0, "narrow": 330.0}
 MOST_LABEL = {"wide": 0.26, "narrow": 0.36}  # of the width
@@ -83,8 +84,8 @@ def window(chart: LineChart) -> Window:
     reach = high - low
     bands = [edge for line in chart.lines for edge in _edges(line, chart.settled)]
     # A band may be far wider than its line while seeds are few; it does not set the scale alone.
-    low = min([low, *(edge for edge in bands if edge >= low - reach / 2)])
-    high = max([high, *(edge for edge in bands if edge <= high + reach / 2)])
+    low = min([low, *(edge for edge in bands if edge >= low - SPILL * reach)])
+    high = max([high, *(edge for edge in bands if edge <= high + SPILL * reach)])
     levels = []
     for level in sorted(chart.levels, key=lambda x: max(low - x.value, x.value - high, 0)):
         wider = min(low, level.value), max(high, level.value)
@@ -199,7 +200,7 @@ def _names(frame: Frame, chart: LineChart, labels: Sequence[str]) -> str:
         x, y = known[-1] if known else (frame.x.high, frame.y.high)
         ends.append((frame.x.at(x), frame.y.clamped(y)))
         styles.append(f"s{line.slot}")
-        told.append(line.label if known else f"{line.label} diverged")
+        told.append(line.label if known else f"{line.label}: no value")
     for level in chart.levels:
         ends.append((frame.x.end, frame.y.clamped(level.value)))
         styles.append("levelname")

@@ -57,13 +57,16 @@ class PanelChart(NamedTuple):
     x_title: str
     y_title: str
     panels: Sequence[Panel]
+    is_loss: bool = True  # lower is better
 
 
-def ceiling(panels: Sequence[Panel]) -> Real:
+def ceiling(chart: PanelChart) -> Real:
     """The highest loss that is drawn to scale; the others, and what diverged, stand above."""
-    losses = [trial.loss for panel in panels for trial in panel.trials if trial.loss is not None]
+    losses = [t.loss for panel in chart.panels for t in panel.trials if t.loss is not None]
     if not losses:
         return 1.0
+    if not chart.is_loss:
+        return max(losses)
     best = min(losses)
     usual = statistics.median(losses) - best
     return min(max(losses), best + FAR * usual) if usual > 0 else max(losses)
@@ -74,7 +77,7 @@ def panel_chart(name: str, chart: PanelChart, width: Real) -> str:
     count = len(chart.panels)
     columns = min(count, 4 if count not in (5, 6) else 3) if width >= NARROW else min(count, 2)
     columns = max(columns, 1)
-    top = ceiling(chart.panels)
+    top = ceiling(chart)
     losses = [
         t.loss for p in chart.panels for t in p.trials if t.loss is not None and t.loss <= top
     ]
