@@ -58,7 +58,7 @@ def run(words: Sequence[str]) -> None:
         write_json(folder / JSON, made)
     except OSError as error:
         raise InputError(f"--out {given.out}: not writable ({error.strerror})") from None
-    write_pages(made, given.out)
+    write_pages(made, folder)
     print(folder / HTML)
 
 

@@ -309,6 +309,16 @@ def twelve() -> Json:
     )
 
 
+def long_names() -> Json:
+    """Twelve variants whose names differ in their middle or at their end."""
+    report = twelve()
+    text = json.dumps(report)
+    for n, item in enumerate(report["variants"]):
+        name = f"optimizer:{item['label']} --task.model.depth {n} --steps 900"
+        text = text.replace(f'"{item["label"]}"', json.dumps(name))
+    return json.loads(text)
+
+
 def short_and_partial() -> Json:
     """The report of four variants, too short and not at its end."""
     report = four()

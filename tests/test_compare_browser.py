@@ -26,7 +26,10 @@ pytestmark = pytest.mark.skipif(
 DESKTOP, PHONE = 1280, 390  # pixels
 CHARTS = ["curves", "speedup-steps", "speedup-seconds", "sensitivity", "budget", "ranks"]
 FIGURES = {
-    **{name: [*CHARTS, "step-time"] for name in ("two", "short_and_partial", "twelve")},
+    **{
+        name: [*CHARTS, "step-time"]
+        for name in ("two", "short_and_partial", "twelve", "long_names")
+    },
     "runs": ["validation-bits_per_byte", "validation-loss", "training"],
 }
 CASES = [(name, *screen) for name in FIGURES for screen in ((DESKTOP, "light"), (PHONE, "dark"))]

@@ -93,7 +93,7 @@ def test_every_variant_has_its_line_and_its_name(report, tree):
         ("curves", {"held-out loss (nats per token)", "steps"}),
         ("budget", {"expected best held-out loss (nats per token)", "trials"}),
         ("sensitivity", {"held-out loss (nats per token)", "learning rate"}),
-        ("speedup-steps", {"times sooner at adamw's final loss"}),
+        ("speedup-steps", {"times sooner at the baseline's final loss"}),
         ("step-time", {"times the step of sgd"}),
         ("ranks", {"per step", "per second"}),
     ],

@@ -173,7 +173,7 @@ def speedups(report: Report, unit: str) -> Figure:
         f"Speed-up in {unit}",
         f"Speed-up over {baseline} in {unit}, with 95 % intervals: "
         + "; ".join(row.told for row in rows),
-        f"times sooner at {baseline}'s final {metric_of(report)}",
+        f"times sooner at the baseline's final {metric_of(report)}",
         rows,
         f"1 = {baseline}",
     )

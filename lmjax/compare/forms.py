@@ -35,15 +35,11 @@ class Word(NamedTuple):
 class Number(NamedTuple):
     """A finite number."""
 
-    above: float | None = None
-
     def check(self, value: Any, path: str) -> None:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise _wrong(path, value, "must be a number")
         if math.isnan(value) or abs(value) > LARGEST:
             raise _wrong(path, value, "must be a finite number")
-        if self.above is not None and value <= self.above:
-            raise _wrong(path, value, f"must be > {self.above:g}")
 
 
 class Whole(NamedTuple):

@@ -2,7 +2,7 @@
 
 import itertools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lmjax.compare import figures, numerals
@@ -56,9 +56,9 @@ def verdicts(report: Report) -> Verdicts:
     others.sort(key=lambda v: VERDICTS.index(verdict_of(report, v)))
     if len(others) <= MOST_SENTENCES:
         return Verdicts([(Verdict(verdict_of(report, v)), v["sentence"]) for v in others])
-    rows = []
+    rows, places = [], _difference_places(report)
     for verdict, kind in itertools.groupby(others, key=lambda v: verdict_of(report, v)):
-        rows.append((Verdict(verdict), ", ".join(map(_with_difference, kind))))
+        rows.append((Verdict(verdict), ", ".join(_with_difference(v, places) for v in kind)))
     return Verdicts(rows)
 
 
@@ -82,15 +82,16 @@ def difference_of(report: Report) -> str:
     return f"final {figures.axis_name(report)} minus that of {report['baseline']}"
 
 
-def _with_difference(variant: Mapping[str, Any]) -> str:
+def _with_difference(variant: Mapping[str, Any], places: int) -> str:
     found = variant["difference"]
     if found is None or found["mean"] is None:
         return variant["label"]
-    words = numerals.fixed(found["mean"], _difference_places([found]), True)
-    return f"{variant['label']} ({words})"
+    return f"{variant['label']} ({numerals.fixed(found['mean'], places, True)})"
 
 
-def _difference_places(differences: Sequence[Mapping[str, Any]]) -> int:
+def _difference_places(report: Report) -> int:
+    """Decimals of all differences."""
+    differences = [v["difference"] for v in report["variants"] if v["difference"]]
     return numerals.decimals(
         [found["mean"] for found in differences],
         [figures.half(found["low"], found["high"]) for found in differences],
@@ -132,7 +133,7 @@ def _example(report: Report, command: str) -> str:
 def overview(report: Report) -> Table:
     """One row a variant, the best first."""
     places = numerals.decimals(*figures.final_spread(report))
-    apart = _difference_places([v["difference"] for v in report["variants"] if v["difference"]])
+    apart = _difference_places(report)
     columns = [
         Column("variant", numbers=False),
         Column("verdict", numbers=False),

@@ -6,10 +6,13 @@ forbids every request, so nothing that stands in a report can make one.
 
 import base64
 import hashlib
+import os
 from functools import singledispatch
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from lmjax.compare import markdown, run_sections, schema, sections
 from lmjax.compare.document import (
@@ -31,27 +34,29 @@ from lmjax.compare.document import (
     Verdicts,
 )
 from lmjax.errors import InputError
+from lmjax.runfiles import draft_of
 
 HTML, MARKDOWN = "report.html", "report.md"
 HERE = Path(__file__).parent
 FULL, HALF, PHONE = 1100.0, 538.0, 358.0  # pixels: a chart over the page, one of two, on a phone
+LONG_NAME = 24  # letters, above which a name in a table may be broken into lines
 MAKERS = {"comparison": sections.document, "runs": run_sections.document}  # by kind of report
 
 
-def write_pages(report: Any, folder: Path | str) -> None:
+def write_pages(report: Any, folder: os.PathLike[str] | str) -> None:
     """Write report.html and report.md into a folder that exists.
 
     Raises InputError for a report that no page can be made of, or a folder that takes no file.
     """
     made = make(report)
-    folder = Path(folder)
+    path = epath.Path(folder)
     for name, text in ((HTML, to_html(made)), (MARKDOWN, markdown.to_markdown(made))):
+        draft = draft_of(path / name)
         try:
-            draft = folder / f".{name}.draft"
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(folder / name)
+            draft.write_bytes(text.encode())
+            draft.replace(path / name)
         except OSError as error:
-            raise InputError(f"{folder / name}: not writable ({error.strerror})") from None
+            raise InputError(f"{path / name}: not writable ({error.strerror})") from None
 
 
 def make(report: Any) -> Document:
@@ -147,7 +152,7 @@ def _(block: Figure) -> str:
     numbers = _block(Fold("The numbers of this picture", [block.numbers])) if block.numbers else ""
     caption = f"<figcaption>{escape(block.caption)}</figcaption>" if block.caption else ""
     return (
-        f'<figure id="{escape(block.name)}"><h3>{escape(block.title)}</h3>'
+        f'<figure id="{escape(block.name)}"><p class="title">{escape(block.title)}</p>'
         f'<div class="wide">{block.draw(f"{block.name}-wide", wide)}</div>'
         f'<div class="narrow">{block.draw(f"{block.name}-narrow", PHONE)}</div>'
         f"{caption}{numbers}</figure>\n"
@@ -211,7 +216,10 @@ def _inline(cell: Cell) -> str:
 
 @_inline.register
 def _(cell: Name) -> str:
-    return f'<span class="swatch s{cell.slot}" aria-hidden="true"></span>{escape(cell.text)}'
+    words = escape(cell.text)
+    if len(cell.text) > LONG_NAME:
+        words = f'<span class="long">{words}</span>'
+    return f'<span class="swatch s{cell.slot}" aria-hidden="true"></span>{words}'
 
 
 @_inline.register

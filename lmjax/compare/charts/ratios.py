@@ -59,11 +59,12 @@ def ratio_chart(name: str, chart: RatioChart, width: Real) -> str:
     x = Scale(low, high, left, right, log=True)
     frame = Frame(width, height, x, Scale(0, 1, height - FOOT, TOP))
     one = x.clamped(1.0)
-    half = text_width(chart.one) / 2
+    (words,) = fitted([chart.one], 0.6 * width)
+    half = text_width(words) / 2
     parts = [
         x_axis(frame, x.ticks(max(2, int((right - left) / 55))), chart.x_title),
         segment((one, TOP - 8), (one, height - FOOT), "level"),
-        text((min(max(one, half), width - half), 12), chart.one, "levelname", "middle"),
+        text((min(max(one, half), width - half), 12), words, "levelname", "middle"),
     ]
     room = width * 0.45 if stacked else left - 14
     labels = fitted([item.label for item in chart.rows], room)
