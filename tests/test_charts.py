@@ -285,7 +285,7 @@ def test_no_two_slots_share_both_colour_and_dashes():
         (numerals.together(["a/seed3", "a/seed14"]), "a/seed{3,14}"),
         (numerals.together(["a/seed3", "b/seed3"]), "a/seed3, b/seed3"),
         (numerals.together(["a/seed3"]), "a/seed3"),
-        (numerals.shown({"a": [1, 2.5], "b": None}), "a 1, 2.5, b None"),
+        (numerals.shown({"a": [1, 2.5], "b": None}), "a 1, 2.5, b -"),
         (str(numerals.decimals([1.3], [0.0123])), "3"),
         (str(numerals.decimals([1.3], [0.0049])), "3"),
         (str(numerals.decimals([123.4])), "1"),

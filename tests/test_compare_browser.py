@@ -15,6 +15,7 @@ import threading
 
 import pytest
 import report_examples as examples
+import run_examples
 
 from lmjax.compare import page
 
@@ -107,7 +108,9 @@ def framed(text: str, width: int, scheme: str) -> str:
 def seen(tmp_path_factory):
     """(case -> what the browser measured, the addresses that it asked for and the pages name)."""
     folder = tmp_path_factory.mktemp("browser")
-    pages = {name: page.to_html(page.make(getattr(examples, name)())) for name in FIGURES}
+    made = {name: getattr(examples, name)() for name in FIGURES if name != "runs"}
+    made["runs"] = run_examples.runs()
+    pages = {name: page.to_html(page.make(report)) for name, report in made.items()}
     frames = {case: framed(pages[case[0]], *case[1:]) for case in CASES}
     guarded = pages["two"].replace("<main>", f"<main>{LEAK.format('guarded')}")
     free = re.sub(r"<meta http-equiv[^>]*>", "", guarded).replace("guarded", "free")

@@ -111,6 +111,24 @@ def test_whatever_stands_in_a_field_makes_a_page_or_one_line(shift):
     assert min(made, refused) > 50
 
 
+def test_a_comparison_that_has_only_begun_is_still_a_page():
+    report = examples.four()
+    for v in report["variants"]:
+        v["curve"] = {"steps": [], "mean": [], "low": [], "high": [], "seeds": {}}
+        v["final"] |= {"mean": None, "low": None, "high": None, "values": [], "cells": []}
+        v |= dict.fromkeys(("difference", "speedup_steps", "speedup_seconds", "rate", "costs"))
+        v |= {"sensitivity": None, "budget_curve": [], "headline": None, "verdict": None}
+        v["tuning"]["trials"] = []
+    report["ranking"] = {"per_step": [], "per_second": []}
+    report["reproduce"]["cells"] = report["fairness"] = report["config_diff"] = []
+    report["partial"] = {"done": 0, "of": 40}
+    tree = pages.parse(page.to_html(page.make(report)))
+    assert "0 of 40 cells are done" in tree.all("header")[0].text
+    assert "No variant has a report cell yet." in tree.all("header")[0].text
+    assert tree.all("svg") == []
+    assert "Nothing is known of it yet." in tree.by_id("speed-up").text
+
+
 def test_a_comparison_in_which_everything_diverged_is_still_a_page():
     report = examples.two()
     for v in report["variants"]:

@@ -55,8 +55,10 @@ def axis_name(report: Report) -> str:
     return f"held-out {metric_of(report)}" + (f" ({unit})" if unit else "")
 
 
-def curves(report: Report) -> Figure:
-    """Held-out loss against steps."""
+def curves(report: Report) -> Figure | None:
+    """The held-out metric against steps; None before any variant has been reported."""
+    if not any(variant["curve"]["steps"] for variant in report["variants"]):
+        return None
     colours, places = slots(report), numerals.decimals(*final_spread(report))
     lines = []
     for variant in report["variants"]:
@@ -192,8 +194,10 @@ def speedup_words(found: Mapping[str, Any] | None) -> str:
     return numerals.with_interval(found["ratio"], found["low"], found["high"], 2)
 
 
-def sensitivity(report: Report) -> Figure:
-    """Tuning loss against the tuned rate."""
+def sensitivity(report: Report) -> Figure | None:
+    """What tuning found, against the tuned rate; None before the first trial."""
+    if not any(variant["tuning"]["trials"] for variant in report["variants"]):
+        return None
     colours = slots(report)
     panels = []
     for variant in report["variants"]:
@@ -261,8 +265,10 @@ def cells_of(trial: Mapping[str, Any]) -> str:
     return numerals.together(trial.get("cells") or [trial["cell"]])
 
 
-def budget(report: Report) -> Figure:
-    """What k trials of tuning buy."""
+def budget(report: Report) -> Figure | None:
+    """What k trials of tuning buy; None before the first trial."""
+    if not any(variant["budget_curve"] for variant in report["variants"]):
+        return None
     colours = slots(report)
     few = len(report["variants"]) <= MOST_BANDS
     lines = []

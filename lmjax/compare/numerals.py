@@ -105,7 +105,9 @@ def big(value: Real | None, unit: str = "") -> str:
 
 def shown(value: Any) -> str:
     """Any value of a configuration or an environment, in one line."""
-    if isinstance(value, bool) or value is None:
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
         return str(value)
     if isinstance(value, Real):
         return rate(value)

@@ -30,7 +30,8 @@ BASELINE = "baseline"
 
 def opening(report: Report) -> list[Block]:
     """The first screen."""
-    return [*notices(report), verdicts(report), *meaning(report), figures.curves(report)]
+    picture = figures.curves(report) or Prose("No variant has a report cell yet.")
+    return [*notices(report), verdicts(report), *meaning(report), picture]
 
 
 def notices(report: Report) -> list[Block]:

@@ -71,9 +71,11 @@ def speedups(report: Report) -> Section:
     if any(v["speedup_steps"] and v["speedup_steps"]["censored"] for v in report["variants"]):
         told += " An arrow is a bound: on some seed it, or the baseline, did not get there."
     pair = [figures.speedups(report, unit) for unit in ("steps", "seconds")]
-    titles = ("in steps [95 %]", "in seconds [95 %]", "seeds without")
+    titles = ("in steps [95 %]", "in seconds [95 %]", "seeds that bound it")
     columns = [Column("variant", numbers=False), *map(Column, titles)]
-    columns.append(Column("note", numbers=False))
+    if any(row[-1] for row in rows):
+        columns.append(Column("note", numbers=False))
+    rows = [row[: len(columns)] for row in rows]
     return Section(
         "speed-up", "Speed-up", [Prose(told), Figures(pair), Table("Speed-ups", columns, rows)]
     )
@@ -106,15 +108,12 @@ def tuning(report: Report) -> Section:
         "diverged",
     )
     columns = [Column("variant", numbers=False), *map(Column, titles)]
-    return Section(
-        "tuning",
-        "Tuning",
-        [
-            figures.sensitivity(report),
-            Table("Tuning of each variant", columns, rows),
-            figures.budget(report),
-        ],
-    )
+    blocks = [
+        figures.sensitivity(report),
+        Table("Tuning of each variant", columns, rows),
+        figures.budget(report),
+    ]
+    return Section("tuning", "Tuning", [block for block in blocks if block is not None])
 
 
 def costs(report: Report) -> Section:
@@ -163,7 +162,7 @@ def fairness(report: Report) -> Section:
     ]
     blocks: list[Block] = [Table("Proofs of fairness", columns, rows)]
     if report["auxiliary"]:
-        blocks.append(Prose(report["auxiliary"]))
+        blocks.append(Prose(report["auxiliary"][:1].upper() + report["auxiliary"][1:]))
     return Section("fairness", "Fairness", blocks)
 
 

@@ -160,7 +160,7 @@ def line_chart(name: str, chart: LineChart, width: Real) -> str:
         chart.description,
         y_axis(frame, marks, chart.y_title),
         x_axis(
-            frame, ticks(low, high, max(2, int((right - left) / 80)), whole=True), chart.x_title
+            frame, ticks(low, high, max(2, int((right - left) / 70)), whole=True), chart.x_title
         ),
         *drawn,
         _names(frame, chart, labels),
