@@ -14,6 +14,7 @@ MANTISSAS = (  # of the ticks of a logarithmic axis, from few to many
     (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
 )
 LEAST_TICKS = 3
+NEAR = 0.75  # a step may be so much shorter than the one asked for, and is round
 LEAST_SPAN = 1e-6  # of a range, relative to its numbers: what six digits can tell apart
 MOST_DECADES = 120  # of a log axis; what is smaller lies below its foot
 MOST_DIGITS = 9  # of a tick that is written in full
@@ -60,10 +61,10 @@ class Scale(NamedTuple):
 def ticks(low: Real, high: Real, most: int, whole: bool = False) -> list[Tick]:
     """Multiples of 1, 2 or 5 times a power of ten; with `whole`, of whole numbers alone."""
     rough = (high - low) / max(most, 1)
-    rough = max(rough, 1.0) if whole else rough
+    rough = max(rough, 1.0 / NEAR) if whole else rough
     exponent = math.floor(math.log10(rough))
     options = [(mantissa, power) for power in (exponent, exponent + 1) for mantissa in (1, 2, 5)]
-    mantissa, power = next(x for x in options if x[0] * 10.0 ** x[1] >= rough * (1 - 1e-9))
+    mantissa, power = next(x for x in options if x[0] * 10.0 ** x[1] >= NEAR * rough)
     step = mantissa * 10.0**power
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     values = [n * step + 0.0 for n in range(first, last + 1)]
