@@ -1,18 +1,29 @@
 """Every optimizer against its authors' code or torch's, stored by references/make_optim.py."""
 
 import functools
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import optax.contrib
 import pytest
+from optim_paths import (
+    LEAVES,
+    TOLERANCE,
+    VISIBLE,
+    Tree,
+    as_stored,
+    build,
+    constant,
+    distance,
+    only,
+    path,
+    quickly,
+    stored,
+    walk,
+)
 
 from lmjax.optim import (
     MARS,
@@ -35,24 +46,6 @@ from lmjax.optim.soap import Sides
 from lmjax.parts import alternatives
 from lmjax.roles import Leaf
 
-Tree = dict[str, Any]
-
-TOLERANCE = 1e-10  # of parameters of order 1, at every step
-VISIBLE = 1e-5  # what a wrong setting must exceed
-
-LEAVES = {
-    "up": Leaf((4, 7), ("embed", "mlp")),
-    "down": Leaf((7, 3), ("mlp", "embed")),
-    "vector": Leaf((5,), ("embed",)),
-    "stacked": Leaf((2, 4, 6), ("layers", "embed", "mlp")),
-    "square": Leaf((5, 5), ("embed", "mlp")),
-    "squares": Leaf((2, 4, 4), ("layers", "embed", "mlp")),
-}
-
-
-def constant(count: Any) -> Any:
-    return 1.0
-
 
 def warm_up(count: Any) -> Any:
     return jnp.minimum((jnp.asarray(count, float) + 1) / 5, 1.0)
@@ -60,10 +53,6 @@ def warm_up(count: Any) -> Any:
 
 def warm_up_and_fall(count: Any) -> Any:
     return warm_up(count) * (1 - jnp.asarray(count, float) / 20)
-
-
-def as_stored(params: Any, stored: Any) -> Any:
-    return stored
 
 
 def times(scale: float) -> Callable[[Any, Any], Any]:
@@ -211,70 +200,6 @@ def float64() -> Iterator[None]:
 
 
 @functools.cache
-def stored() -> dict[str, Tree]:
-    """Stem -> leaf -> array: where they start, gradients [20, ...], one path [20, ...] each."""
-    trees: dict[str, Tree] = {}
-    with np.load(Path(__file__).parent / "references" / "optim.npz") as file:
-        for key in file.files:
-            stem, _, leaf = key.partition("/")
-            trees.setdefault(stem, {})[leaf] = file[key]
-    return trees
-
-
-def build(
-    optimizer: Optimizer, roles: dict[str, Leaf], factor: Callable[[Any], Any] = constant
-) -> optax.GradientTransformationExtraArgs:
-    return optimizer.build(roles, optimizer.learning_rate, factor)
-
-
-def quickly(function: Callable[..., Any]) -> Any:
-    """Jitted with as little optimisation as XLA allows: these programs run for milliseconds."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def walk(
-    transformation: optax.GradientTransformation,
-    start: Tree,
-    gradients: Tree,
-    gradient: Callable[[Any, Any], Any] = as_stored,
-    seen: Callable[[Any, Any], Any] = lambda state, params: params,
-    state: Any = None,
-) -> Tree:
-    """What `seen` sees after every step, [20, ...]; to be traced."""
-    transformation = optax.with_extra_args_support(transformation)
-
-    def step(carry: Any, stored: Any) -> Any:
-        params, state = carry
-
-        def at(params: Any) -> Any:
-            return None, jax.tree.map(gradient, params, stored)
-
-        oracle = types.SimpleNamespace(value_and_grad=at)
-        updates, state = transformation.update(at(params)[1], state, params, oracle=oracle)
-        params = optax.apply_updates(params, updates)
-        return (params, state), seen(state, params)
-
-    state = transformation.init(start) if state is None else state
-    return jax.lax.scan(step, (start, state), {name: gradients[name] for name in start})[1]
-
-
-def path(transformation: optax.GradientTransformation, start: Tree, gradients: Tree) -> Tree:
-    """Each leaf after every step, [20, ...]."""
-    return quickly(functools.partial(walk, transformation))(start, gradients)
-
-
-def distance(ours: Tree, theirs: Tree) -> float:
-    """The largest difference in any entry of any leaf after any step."""
-    assert ours.keys() == theirs.keys()
-    assert all(x.dtype == jnp.float64 for x in ours.values())
-    return max(float(np.abs(ours[name] - theirs[name]).max()) for name in theirs)
-
-
-def only(tree: Tree, *names: str) -> Tree:
-    return {name: tree[name] for name in names}
-
-
-@functools.cache
 def distances(label: str) -> tuple[list[float], list[float]]:
     """(of the right setting, at the parameters and where it is evaluated; of the wrong ones).
 
@@ -389,69 +314,3 @@ def test_layers_taken_for_one_matrix_show(label: str) -> None:
     gradients = {name: row.gradient(None, stored()["gradients"][name])}
     ours = path(build(row.right, roles), start, gradients)
     assert distance(ours, only(stored()[label], name)) > VISIBLE
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_muon_without_nesterov_equals_optax(nesterov: bool) -> None:
-    """optax corrects the bias of the momentum, which the division by the norm takes back.
-
-    But for nesterov, where it corrects the two terms apart: there the two must differ. Gradients
-    are large, so that the two guards of that division (1e-7, 1e-8) do not count.
-    """
-    start = only(stored()["start"], "up", "down")
-    gradients = {name: 1e8 * stored()["gradients"][name] for name in start}
-    ours = path(build(Muon(**MUON, nesterov=nesterov), only(LEAVES, *start)), start, gradients)
-    theirs = path(optax.contrib.muon(0.02, weight_decay=0.1, nesterov=nesterov), start, gradients)
-    assert (distance(ours, theirs) < TOLERANCE) is not nesterov
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_muon_optax_is_optax_s_as_a_whole(nesterov: bool) -> None:
-    """optax.contrib.muon, its Adam for vectors included, but that its nesterov changes Adam too."""
-    names = ("up", "down") if nesterov else ("up", "down", "vector")
-    start = only(stored()["start"], *names)
-    theirs = path(
-        optax.contrib.muon(
-            0.02, weight_decay=0.1, nesterov=nesterov, adam_b2=0.95, adam_learning_rate=3e-3
-        ),
-        start,
-        stored()["gradients"],
-    )
-    for momentum, equal in ((0.95, True), (0.951, False)):
-        optimizer = MuonOptax(weight_decay=0.1, nesterov=nesterov, momentum=momentum)
-        ours = path(build(optimizer, only(LEAVES, *names)), start, stored()["gradients"])
-        assert (distance(ours, theirs) < TOLERANCE) is equal
-
-
-@pytest.mark.parametrize(("exponent", "equal"), [(0.8, True), (0.81, False)])
-def test_adafactor_of_plain_matrices_is_optax_s(exponent: float, equal: bool) -> None:
-    """With a decay in float64, which optax's own is not."""
-    start = only(stored()["start"], "up", "down", "vector")
-    theirs = optax.chain(
-        optax.scale_by_factored_rms(
-            decay_rate=0.8,
-            min_dim_size_to_factor=1,
-            decay_rate_fn=lambda step, exponent: 1 - jnp.asarray(step + 1, float) ** -exponent,
-        ),
-        optax.clip_by_block_rms(1.0),
-        optax.scale_by_param_block_rms(),
-        optax.scale(-0.01),
-    )
-    optimizer = replace(FACTOR, weight_decay=0.0, decay_exponent=exponent)
-    ours = path(build(optimizer, only(LEAVES, *start)), start, stored()["gradients"])
-    found = distance(ours, path(theirs, start, stored()["gradients"]))
-    assert (found < TOLERANCE) is equal
-
-
-@pytest.mark.parametrize(("momentum", "equal"), [(0.9, True), (0.91, False)])
-def test_momentum_on_a_parabola_by_hand(momentum: float, equal: bool) -> None:
-    """On w^2 from 1: velocities 2, 3.796 and 5.404808."""
-    optimizer = Momentum(learning_rate=0.001, momentum=momentum)
-    transformation = build(optimizer, {"w": Leaf((1,), ("embed",))})
-    params: Any = {"w": jnp.ones([1])}
-    state, found = transformation.init(params), []
-    for _ in range(3):
-        updates, state = transformation.update({"w": 2 * params["w"]}, state, params)
-        params = optax.apply_updates(params, updates)
-        found.append(float(params["w"][0]))
-    assert (found == pytest.approx([0.998, 0.994204, 0.988799192], abs=1e-12)) is equal

@@ -43,8 +43,10 @@ def variables(tiny_mlp: Experiment) -> Any:
     return {"params": program.init(program.knobs).params}
 
 
-@pytest.mark.bits
-@each
+@pytest.mark.parametrize(
+    "label",
+    [pytest.param(x, marks=pytest.mark.bits) if x in ("adamw", "soap") else x for x in LABELS],
+)
 def test_what_is_saved_goes_on_to_the_same_bits(
     tiny_mlp: Experiment, variables: Any, label: str, tmp_path: Path
 ) -> None:
