@@ -220,10 +220,15 @@ def _check(record: dict[str, Any], fields: dict[str, Any], where: str) -> None:
     for name, kind in fields.items():
         if name not in record:
             raise InputError(f"{where}{name} is missing")
-        value = record[name]
-        wanted: Any = dict if isinstance(kind, dict) or kind is TEXTS else kind
-        fits = isinstance(value, wanted) and not isinstance(value, bool)
-        if not fits or (kind is TEXTS and not all(isinstance(x, str) for x in value.values())):
-            raise InputError(f"{where}{name} = {str(value)[:80]}: malformed")
+        if not _fits(record[name], kind):
+            raise InputError(f"{where}{name} = {str(record[name])[:80]}: malformed")
         if isinstance(kind, dict):
-            _check(value, kind, f"{where}{name}.")
+            _check(record[name], kind, f"{where}{name}.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict)
+    if kind is TEXTS:
+        return isinstance(value, dict) and all(isinstance(x, str) for x in value.values())
+    return isinstance(value, kind) and not isinstance(value, bool)
