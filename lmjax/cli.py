@@ -243,7 +243,7 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument("--json", help="where to write what was found")
     given = parser.parse_args(words)
     _check_writable(given.json)
-    from lmjax.held import open_run
+    from lmjax.archive import open_run
     from lmjax.reproduce import adjust, reproduce
 
     held = open_run(given.run)

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from lmjax import environment, source
-from lmjax.anatomy import dissect
+from lmjax.anatomy import NAMES, dissect
 from lmjax.data import Dataset
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
@@ -40,13 +40,15 @@ MEANING: dict[Rung, str] = {
     "R4": "reproducible: to the bit (R4) on as many cores of such a processor, with these versions",
 }
 
+TEXTS: Any = dict[str, str]
+PART: dict[str, Any] = {"digest": str, "operations": int, "dtypes": dict, "modules": TEXTS}
 FIELDS: dict[str, Any] = {
     "schema": int,
     "experiment": str,
     "config": str,  # digest of all fields that decide the result
     "data": {"name": str, "digest": str, "files": list},
     "keys": dict,  # purpose -> data of its keys at steps 0 and 1, in hex
-    "leaves": dict,  # path -> dtype and shape, of the state
+    "leaves": TEXTS,  # path -> dtype and shape, of the state
     "rung": str,
     "limits": list,  # why it is no higher one
     "launches": list,
@@ -61,19 +63,19 @@ LAUNCH: dict[str, Any] = {
         "changed": list,
         "diff": (str, type(None)),
         "tree": str,
-        "files": dict,
-        "parts": dict,
+        "files": TEXTS,
+        "parts": TEXTS,
     },
-    "variables": dict,
+    "variables": TEXTS,
     "settings": dict,
     "compiler": dict,
-    "versions": dict,
+    "versions": TEXTS,
     "machine": {"system": str, "processor": str, "processor_flags": list, "cores": list},
     "devices": {"platform": str, "kind": str, "count": int, "processes": int, "mesh": dict},
     "program": {
         "stablehlo": str,
         "knobs": {"seed": int, "learning_rate": str},
-        "parts": dict,
+        "parts": dict.fromkeys(NAMES, PART),
     },
 }
 
@@ -97,7 +99,7 @@ def begin(
     """Write down the launch that goes on from step `start`; `held` is what `read` has returned."""
     now = launch(path, start, experiment, program)
     before = held["launches"] if held else []
-    limits = _limits(dataset, [*before, now])
+    limits = limits_of(dataset, [*before, now])
     rung = _rung(limits, now)
     record = {
         "schema": SCHEMA,
@@ -165,7 +167,7 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return found + [f"code {', '.join(files[:4])}{', ...' if len(files) > 4 else ''}"] * bool(files)
 
 
-def _limits(dataset: Dataset, launches: Sequence[dict[str, Any]]) -> list[str]:
+def limits_of(dataset: Dataset, launches: Sequence[dict[str, Any]]) -> list[str]:
     """Why the run could not be had again by who has only its record."""
     found = source.Code(**launches[-1]["code"]).limits()
     if dataset.sampled:
@@ -218,9 +220,15 @@ def _check(record: dict[str, Any], fields: dict[str, Any], where: str) -> None:
     for name, kind in fields.items():
         if name not in record:
             raise InputError(f"{where}{name} is missing")
-        value, nested = record[name], isinstance(kind, dict)
-        wanted = dict if nested else kind
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise InputError(f"{where}{name} = {str(value)[:80]}: malformed")
-        if nested:
-            _check(value, kind, f"{where}{name}.")
+        if not _fits(record[name], kind):
+            raise InputError(f"{where}{name} = {str(record[name])[:80]}: malformed")
+        if isinstance(kind, dict):
+            _check(record[name], kind, f"{where}{name}.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict)
+    if kind is TEXTS:
+        return isinstance(value, dict) and all(isinstance(x, str) for x in value.values())
+    return isinstance(value, kind) and not isinstance(value, bool)

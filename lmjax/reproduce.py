@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 
 from lmjax import environment, manifest, runfiles, source
+from lmjax.archive import Archive
 from lmjax.checkpoint import Checkpoints
 from lmjax.console import Console, clock
 from lmjax.data import Dataset
 from lmjax.divergence import Evidence, Verdict, describe, judge
 from lmjax.environment import Difference
 from lmjax.experiment import Experiment
-from lmjax.held import Held
 from lmjax.parallel import compile_program
 from lmjax.record import digest, to_record
 from lmjax.replay import Apart, Replay, Window, follow, plan
@@ -54,7 +54,7 @@ class Report(NamedTuple):
 
 
 def reproduce(
-    held: Held,
+    held: Archive,
     start: int | None = None,
     steps: int | None = None,
     windows: int | None = None,
@@ -95,7 +95,7 @@ def reproduce(
     return report
 
 
-def adjust(held: Held) -> list[str]:
+def adjust(held: Archive) -> list[str]:
     """Give this process the cores, and JAX the simulated devices, that all launches had alike.
 
     Both count from the moment when JAX is first asked for its devices; returns what was done.
@@ -133,7 +133,7 @@ def simulate(count: int) -> bool:
 
 
 def introduce(
-    held: Held,
+    held: Archive,
     here: Here,
     kept: Sequence[int],
     chosen: Sequence[Window],
@@ -165,7 +165,7 @@ def told_of(window: Window) -> str:
     return f"steps {window.start + 1} to {window.stop}, from {origin}"
 
 
-def all_differences(held: Held, here: Here) -> list[str]:
+def all_differences(held: Archive, here: Here) -> list[str]:
     """What is not as in some launch that counts."""
     found: list[str] = []
     for launch in held.launches:
@@ -178,7 +178,7 @@ def all_differences(held: Held, here: Here) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def possible(held: Held, here: Here) -> str:
+def possible(held: Archive, here: Here) -> str:
     """The highest rung that can be shown, before anything is computed."""
     kinds = {x.kind for launch in held.launches for x in here.differences(launch)}
     if kinds - {"devices"}:
@@ -188,13 +188,13 @@ def possible(held: Held, here: Here) -> str:
     return f"{shown(held)}, every step and leaf to the bit"
 
 
-def shown(held: Held) -> str:
+def shown(held: Archive) -> str:
     """The rung that equal bits show."""
     return "R4" if len(held.launches) > 1 else "R3"
 
 
 def follow_all(
-    held: Held, here: Here, chosen: Sequence[Window], console: Console
+    held: Archive, here: Here, chosen: Sequence[Window], console: Console
 ) -> tuple[list[int], tuple[Apart, Verdict, str] | None]:
     """(steps compared, what was found apart first) of all windows."""
     compared: list[int] = []
@@ -218,7 +218,7 @@ def follow_all(
     return compared, None
 
 
-def gather(held: Held, here: Here, apart: Apart) -> Evidence:
+def gather(held: Archive, here: Here, apart: Apart) -> Evidence:
     """All that is known of a step that is apart."""
     launch, replay = held.launch_of(apart.run.step), here.replay
     then, now = launch["program"], here.program
@@ -240,7 +240,7 @@ def gather(held: Held, here: Here, apart: Apart) -> Evidence:
     )
 
 
-def changed_fields(held: Held, experiment: Experiment) -> list[str]:
+def changed_fields(held: Archive, experiment: Experiment) -> list[str]:
     """Fields of the configuration that is replayed which are not as config.json has them."""
     if digest(to_record(experiment, free=False)) == held.manifest["config"]:
         return []
@@ -272,7 +272,7 @@ def position_of(dataset: Dataset, experiment: Experiment, apart: Apart) -> int |
 
 
 def conclude(
-    held: Held,
+    held: Archive,
     here: Here,
     chosen: Sequence[Window],
     compared: Sequence[int],

@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from etils import epath
 
 from lmjax import anatomy, environment, manifest, runfiles, source, step, train
+from lmjax.data import Tokens, token_files
 from lmjax.environment import HIDDEN, Difference, command_line, redacted, variables
 from lmjax.errors import InputError
 from lmjax.models import transformer
@@ -81,8 +83,10 @@ def test_a_program_has_one_digest_and_another_one_another(tiny_mlp):
 
 
 def test_the_parts_of_a_step_tell_what_has_changed(tiny_gpt, monkeypatch):
+    batch = train.prepare(tiny_gpt)[1]
+
     def parts(experiment):
-        program = compile_program(experiment, train.prepare(experiment)[1])
+        program = compile_program(experiment, batch)
         return anatomy.dissect(program.trace_step().jaxpr)
 
     def changed(other):
@@ -188,6 +192,23 @@ def test_parts_of_one_s_own_are_part_of_the_code(tiny_mlp):
     assert source.read_code(tiny_mlp).parts == {}
 
 
+def test_the_files_of_the_data_are_told(tmp_path, tiny_gpt, monkeypatch):
+    for name, count in (("train", 400), ("val", 100)):
+        np.arange(count, dtype=np.uint16).tofile(tmp_path / f"{name}.bin")
+    data = Tokens(source=f"tokens:{tmp_path}", sequence_length=16)
+    read = data.load()
+    assert [(x.name, x.size) for x in read.files] == [("train.bin", 800), ("val.bin", 200)]
+    assert not read.sampled
+    monkeypatch.setattr(token_files, "WHOLE", 100)
+    large = data.load()
+    assert large.sampled
+    launch = {"code": source.Code("c", [], None, "t", {}, {})._asdict()}
+    assert manifest.limits_of(read, [launch]) == []
+    assert "over samples" in manifest.limits_of(large, [launch])[0]
+    other = {"code": source.Code("c", [], None, "t", {"a.py": "1"}, {})._asdict()}
+    assert manifest.limits_of(read, [launch, other]) == ["it was begun with other code"]
+
+
 def test_environments_are_compared_by_what_can_change_a_bit(begun):
     then = begun["first"]["launches"][0]
     assert environment.differences(then, then) == []
@@ -236,6 +257,8 @@ def test_a_run_says_at_its_start_whether_it_can_be_had_again(begun):
         (["launches", 0, "from_step"], "0", "launches.0.from_step = 0: malformed"),
         (["launches", 0, "machine", "cores"], 2, "launches.0.machine.cores = 2: malformed"),
         (["launches", 0, "code", "files"], None, "launches.0.code.files = None: malformed"),
+        (["leaves"], {"a": 3}, "leaves = {'a': 3}: malformed"),
+        (["launches", 0, "program", "parts"], {}, "program.parts.prepare is missing"),
         (["launches", 0, "program", "knobs", "seed"], True, "seed = True: malformed"),
     ],
 )
@@ -253,7 +276,7 @@ def test_a_malformed_field_is_one_line(begun, tmp_path, path, value, told):
         return str(error.value)
 
     assert told in damaged(lambda inner: inner.update({path[-1]: value}))
-    if path[-1] != "schema":
+    if path[-1] not in ("schema", "parts"):
         name = ".".join(map(str, path))
         assert f"manifest.json: {name} is missing" in damaged(lambda inner: inner.pop(path[-1]))
 

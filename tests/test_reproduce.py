@@ -13,9 +13,9 @@ import pytest
 from flax import linen as nn
 
 from lmjax import (
+    archive,
     environment,
     feed,
-    held,
     losses,
     platforms,
     replay,
@@ -23,10 +23,10 @@ from lmjax import (
     step,
     train,
 )
+from lmjax.archive import open_run
 from lmjax.augmentation import ImageAugmentation
 from lmjax.console import Console
 from lmjax.data import tables
-from lmjax.held import open_run
 from lmjax.metrics import Mean
 from lmjax.models import mlp
 from lmjax.optim import SGD
@@ -59,7 +59,7 @@ def runs(tmp_path_factory, tiny_mlp, tiny_gpt) -> dict[str, Path]:
     train.run(tiny_mlp, str(found["resumed"]), quiet=True)
     train.run(tiny_mlp, str(found["plain"]), quiet=True)
     accumulated = dataclasses.replace(tiny_gpt, steps=12, accumulation=2)
-    accumulated = replace(accumulated, "schedule.warmup_steps", 2)
+    accumulated = replace(accumulated, "task.showcase_length", 0)
     train.run(accumulated, str(found["accumulated"]), quiet=True)
     return found
 
@@ -98,7 +98,7 @@ def test_a_run_is_reproduced_in_pieces(runs):
 
 
 def seed(patch: Any, experiment: Any) -> None:
-    patch.setattr(held, "recorded", lambda run: replace(experiment, "seed", 1))
+    patch.setattr(archive, "recorded", lambda run: replace(experiment, "seed", 1))
 
 
 def data(patch: Any, experiment: Any) -> None:
@@ -116,7 +116,7 @@ def data(patch: Any, experiment: Any) -> None:
 
 def config(patch: Any, experiment: Any) -> None:
     changed = replace(experiment, "task.augmentation", ImageAugmentation(crop_padding=1))
-    patch.setattr(held, "recorded", lambda run: changed)
+    patch.setattr(archive, "recorded", lambda run: changed)
 
 
 def init(patch: Any, experiment: Any) -> None:
@@ -255,7 +255,7 @@ PLANTS: list[tuple[Callable[..., None], str, str, int, str]] = [
     ("plant", "name", "cause", "at", "told"), PLANTS, ids=[plant[0].__name__ for plant in PLANTS]
 )
 def test_what_is_planted_is_named_with_its_step(runs, monkeypatch, plant, name, cause, at, told):
-    experiment = held.recorded(str(runs[name]))
+    experiment = archive.recorded(str(runs[name]))
     plant(monkeypatch, experiment)
     report = again(runs[name])
     assert not report.reproduced

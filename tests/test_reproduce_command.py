@@ -13,8 +13,8 @@ import jax
 import pytest
 
 from lmjax import cli, environment, reproduce, runfiles, train
+from lmjax.archive import open_run
 from lmjax.errors import InputError
-from lmjax.held import open_run
 from lmjax.replay import Window, plan
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +124,11 @@ REFUSED: list[tuple[Callable[[Path], Any], list[str], str]] = [
     (edit("manifest.json", lambda x: x.update(keys=3)), [], "manifest.json: keys = 3: malformed"),
     (lambda run: (run / "manifest.json").write_text("{"), [], "manifest.json: cannot be read"),
     (lambda run: (run / "manifest.json").unlink(), [], "made by an older lmjax"),
+    (
+        edit("manifest.json", lambda x: x["launches"][0].update(from_step=5)),
+        [],
+        "begun by an older lmjax",
+    ),
     (edit("result.json", lambda x: x.pop("files")), [], "made by an older lmjax"),
     (edit("result.json", lambda x: x.update(steps=0)), [], "result.json: damaged (steps)"),
     (
@@ -193,6 +198,15 @@ def test_nothing_is_imported_by_a_name_in_a_file(run, monkeypatch):
     with pytest.raises(InputError, match=r"unknown .*part 'planted.Task'"):
         open_run("run")
     assert "planted" not in sys.modules
+
+
+def test_a_run_does_not_go_on_with_a_manifest_that_it_would_lose(run, tiny_mlp):
+    (run / "result.json").unlink()
+    edit("manifest.json", lambda x: x["launches"][0].pop("code"))(run)
+    before = content(run)
+    with pytest.raises(InputError, match=r"manifest\.json: launches\.0\.code is missing"):
+        train.run(tiny_mlp, "run", quiet=True)
+    assert content(run) == before
 
 
 def test_windows_begin_where_a_run_can_be_gone_on_from():

@@ -18,10 +18,10 @@ from lmjax.trace import Step, TraceLog, batch_digests, read_trace, to_step
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory, tiny_gpt) -> tuple[Path, dict]:
-    """A run of 20 steps that saves after 7 and 14."""
+def traced(tmp_path_factory, tiny_mlp) -> tuple[Path, dict]:
+    """A run of 12 steps that saves after 5 and 10."""
     path = tmp_path_factory.mktemp("traced") / "run"
-    return path, train.run(tiny_gpt, str(path), quiet=True)
+    return path, train.run(tiny_mlp, str(path), quiet=True)
 
 
 def steps(path: Path) -> list[Step]:
@@ -30,31 +30,31 @@ def steps(path: Path) -> list[Step]:
     return found
 
 
-def test_every_step_is_traced_once_with_its_exact_numbers(traced, tiny_gpt):
+def test_every_step_is_traced_once_with_its_exact_numbers(traced, tiny_mlp):
     path, result = traced
     found = steps(path)
-    assert [step.step for step in found] == list(range(21))
+    assert [step.step for step in found] == list(range(13))
     logged = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
     logged = {x["step"]: x for x in logged if x["kind"] == "train"}
     for step in found[1:]:
         assert step.numbers == {name: logged[step.step][name] for name in ("loss", "grad_norm")}
-    dataset = tiny_gpt.load_data()
-    batches = [dataset.batch(0, n, 8) for n in range(20)]
-    assert [step.batch for step in found[1:]] == [next(batch_digests(b, 8)) for b in batches]
-    assert len({step.batch for step in found[1:]}) == 20
-    assert [step.step for step in found if step.leaves] == [0, 1, 7, 8, 14, 15, 20]
+    dataset = tiny_mlp.load_data()
+    batches = [dataset.batch(0, n, 32) for n in range(12)]
+    assert [step.batch for step in found[1:]] == [next(batch_digests(b, 32)) for b in batches]
+    assert len({step.batch for step in found[1:]}) == 12
+    assert [step.step for step in found if step.leaves] == [0, 1, 5, 6, 10, 11, 12]
     state = load(str(path)).state
-    assert digest(describe(state), found[20].leaves) == result["state_digest"]
-    assert digest(describe(state), found[14].leaves) != result["state_digest"]
+    assert digest(describe(state), found[12].leaves) == result["state_digest"]
+    assert digest(describe(state), found[10].leaves) != result["state_digest"]
 
 
-def test_what_is_traced_changes_no_bit(traced, tiny_gpt):
+def test_what_is_traced_changes_no_bit(traced, tiny_mlp):
     """The train step by itself, which nobody looks at, ends with the same state."""
-    dataset, batch = train.prepare(tiny_gpt)
-    program = train.compile_program(tiny_gpt, batch)
+    dataset, batch = train.prepare(tiny_mlp)
+    program = train.compile_program(tiny_mlp, batch)
     state = program.init(program.knobs)
-    for number in range(20):
-        [batch] = program.place(dataset.batch(0, number, 8))
+    for number in range(12):
+        [batch] = program.place(dataset.batch(0, number, 32))
         state, _ = program.train_step(state, batch, None, program.knobs)
     assert state_digest(state) == traced[1]["state_digest"]
 

@@ -12,7 +12,7 @@ from lmjax.load import recorded
 from lmjax.trace import Step, read_trace, to_step
 
 
-class Held(NamedTuple):
+class Archive(NamedTuple):
     """What is read of it."""
 
     path: epath.Path
@@ -27,7 +27,7 @@ class Held(NamedTuple):
         return [x for x in self.launches if x["from_step"] < max(step, 1)][-1]
 
 
-def open_run(run: str) -> Held:
+def open_run(run: str) -> Archive:
     """What a finished run's directory holds; raises InputError for any other, and for one whose
     files are not those that its result knows."""
     path = rundir.named(run)
@@ -39,6 +39,10 @@ def open_run(run: str) -> Held:
     record = manifest.read(path)
     if record is None or not isinstance(result.get("files"), dict):
         raise InputError(f"{path} was made by an older lmjax, which kept no manifest and no trace")
+    if record["launches"][0]["from_step"]:
+        raise InputError(
+            f"{path} was begun by an older lmjax, which kept no trace of its first steps"
+        )
     found = runfiles.digests(path)
     for name in sorted(found.keys() | result["files"].keys()):
         if found.get(name) != result["files"].get(name):
@@ -51,7 +55,7 @@ def open_run(run: str) -> Held:
         told = f"at step {result['steps']} of {experiment.steps}"
         raise InputError(f"{path} is unfinished, {told}; what trained it goes on with it")
     trace = read_whole_trace(path, experiment.steps)
-    return Held(
+    return Archive(
         path, experiment, rundir.read_config(path), record, trace, counted(record["launches"])
     )
 
