@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 
 from lmjax.errors import FieldError, check_integer
+from lmjax.models.base import OnPaper
 from lmjax.parts import Part
 from lmjax.roles import ACTIVATIONS, AXES, MESH_AXES, Leaf, Roles, map_roles
 from lmjax.state import TrainState
@@ -36,6 +37,7 @@ class Parallel(Part):
     fsdp: int = 1  # shares of the state
     sequence: int = 1  # shares of the positions
     tensor: int = 1  # shares of heads, hidden units and vocabulary
+    virtual_shards: int = 1  # of a batch, for the same bits on fewer devices (lmjax/shards.py)
 
     def validate(self) -> None:
         check_integer("data", self.data, least=0)
@@ -102,6 +104,13 @@ class OnMesh(NamedTuple):
 
     def note(self, topic: str, told: str) -> None:
         self.notes[topic] = told
+
+
+class OnEach(OnPaper):
+    """A device of a mesh by itself, inside jax.shard_map: there is nothing to lay out."""
+
+    def __init__(self, mesh: OnMesh):
+        self.device, self.note = mesh.device, mesh.note
 
 
 def _are_axes(x: Any) -> bool:

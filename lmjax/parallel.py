@@ -22,8 +22,9 @@ from lmjax.models.base import placing
 from lmjax.platforms import compiler_options, keep_freed_memory
 from lmjax.rng import key_for
 from lmjax.roles import AXES, Leaf, Roles, read_roles
+from lmjax.shards import VirtualShards
 from lmjax.state import TrainState
-from lmjax.step import Knobs, build_optimizer, make_eval_step, make_train_step
+from lmjax.step import WHOLE, Knobs, Split, build_optimizer, make_eval_step, make_train_step
 from lmjax.tasks import Variables
 
 PREFETCH = 2  # batches on the devices ahead of the one in use
@@ -97,14 +98,15 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
     check_divides(experiment, batch, roles, mesh)
     state = jax.tree.map(lambda x: x.sharding, abstract)
     rows = laid_out(mesh, experiment.task.batch_axes)
-    step = make_train_step(experiment, roles)
+    placement = OnMesh(mesh, {})
+    step = make_train_step(experiment, roles, split_of(experiment, placement))
     knobs = Knobs(
         np.asarray(experiment.seed, np.uint32),
         np.asarray(experiment.optimizer.learning_rate, np.float32),
     )
     previous = batch if experiment.optimizer.needs_previous_batch else None
+    unheard = OnMesh(mesh, {})  # what evaluation decides, training has told
     options = compiler_options(mesh.devices.flat[0].platform, mesh.size)
-    placement = OnMesh(mesh, {})
     try:
         told = jax.eval_shape(on_mesh(step, placement), abstract, batch, previous, knobs)[1]
     except FieldError as error:  # what a device cannot run is known when it is traced
@@ -134,7 +136,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         eval_step=one_at_a_time(
             mesh,
             jax.jit(
-                on_mesh(make_eval_step(experiment), OnMesh(mesh, {})),
+                on_mesh(make_eval_step(experiment, split_of(experiment, unheard)), unheard),
                 in_shardings=(state, rows),
                 out_shardings=whole(mesh),
                 compiler_options=options,
@@ -149,6 +151,12 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         notes=dict(placement.notes),
         uneven=uneven(roles, mesh),
     )
+
+
+def split_of(experiment: Experiment, placement: OnMesh) -> Split:
+    """How the rows of a batch are shared out on this mesh."""
+    count = experiment.parallel.virtual_shards
+    return WHOLE if count == 1 else VirtualShards(placement, count)
 
 
 def on_mesh(function: Callable[..., Any], placement: OnMesh) -> Callable[..., Any]:

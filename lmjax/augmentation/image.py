@@ -51,7 +51,8 @@ class ImageAugmentation(Augmentation):
             raise FieldError("crop_padding", self.crop_padding, allowed)
 
     def apply(self, batch: Batch, key: PRNGKeyArray, classes: int) -> Batch:
-        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(len(batch["inputs"])))
+        numbers = batch["rows"] if "rows" in batch else jnp.arange(len(batch["inputs"]))
+        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
         batch = {**batch, "inputs": jax.vmap(self.moved)(batch["inputs"], keys)}
         if not (self.mixup or self.cutmix):
             return batch
