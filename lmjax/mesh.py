@@ -37,12 +37,27 @@ class Parallel(Part):
     fsdp: int = 1  # shares of the state
     sequence: int = 1  # shares of the positions
     tensor: int = 1  # shares of heads, hidden units and vocabulary
-    virtual_shards: int = 1  # of a batch, for the same bits on fewer devices (lmjax/shards.py)
+    virtual_shards: int = 1  # 1 = none; more give the same bits on any `data` that divides them
 
     def validate(self) -> None:
         check_integer("data", self.data, least=0)
-        for name in ("fsdp", "sequence", "tensor"):
+        for name in ("fsdp", "sequence", "tensor", "virtual_shards"):
             check_integer(name, getattr(self, name), least=1)
+        if self.virtual_shards == 1:
+            return
+        if self.virtual_shards.bit_count() > 1:
+            allowed = "must be a power of two, since their sums make a binary tree"
+            raise FieldError("virtual_shards", self.virtual_shards, allowed)
+        for name in ("fsdp", "sequence", "tensor"):
+            if getattr(self, name) > 1:
+                allowed = f"needs {name} 1, not {getattr(self, name)}: equal bits are for copies"
+                raise FieldError("virtual_shards", self.virtual_shards, allowed)
+
+    @property
+    def free_fields(self) -> frozenset[str]:
+        """The mesh decides the order of sums, and so their last bits, but not what is summed;
+        `virtual_shards` decides also which rows share BatchNorm's statistics."""
+        return frozenset(MESH_AXES)
 
 
 def make_mesh(parallel: Parallel, devices: Sequence[Any] | None = None) -> Mesh:

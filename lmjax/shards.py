@@ -19,6 +19,7 @@ inside one.
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -31,16 +32,36 @@ from jaxtyping import Array
 from lmjax.data import Batch
 from lmjax.mesh import OnEach, OnMesh
 from lmjax.models.base import placing
-from lmjax.roles import ACTIVATIONS
 
-ALONG = ACTIVATIONS["batch"]  # the axes of the mesh that cut a batch, in the order of its rows
+ALONG = "data"  # the axis of the mesh that cuts a batch, in the order of its rows
+
+
+class EachDevice(NamedTuple):
+    """lmjax.step.Split by devices, whose sums are added by one all-reduce, however many
+    micro-batches they are of. For a mesh of copies, and a model without state."""
+
+    placement: OnMesh
+
+    def rows(self, function: Callable[[Any, Batch], Batch], shared: Any, batch: Batch) -> Batch:
+        return function(shared, batch)
+
+    def sums(
+        self, function: Callable[[Any, Batch], tuple[Any, Any]], shared: Any, batch: Batch
+    ) -> tuple[Any, Any]:
+        def on_device(shared: Any, batch: Batch) -> Any:
+            return jax.lax.psum(function(shared, batch)[0], ALONG)
+
+        return per_device(self.placement, on_device, PartitionSpec())(shared, batch), {}
+
+    def apart(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
 
 
 class VirtualShards(NamedTuple):
-    """lmjax.step.Split by `count` shards: a power of two, and a multiple of the devices."""
+    """lmjax.step.Split by so many shards: a power of two, and a multiple of the devices."""
 
     placement: OnMesh
-    count: int
+    shards: int
 
     def rows(self, function: Callable[[Any, Batch], Batch], shared: Any, batch: Batch) -> Batch:
         def on_device(shared: Any, batch: Batch) -> Batch:
@@ -62,17 +83,18 @@ class VirtualShards(NamedTuple):
             return self.apart(functools.partial(across, devices))(total)
 
         added, state = unpack(per_device(self.placement, on_device, PartitionSpec())(shared, batch))
-        return added, jax.tree.map(lambda x: x / self.count if is_float(x) else x, state)
+        return added, jax.tree.map(lambda x: x / self.shards if is_float(x) else x, state)
 
     def apart(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return apart(self.placement, function)
 
     def each(self, function: Callable[..., Any], shared: Any, batch: Batch) -> Iterator[Any]:
         """What the function makes of each of a device's own shards, one after another."""
-        number = self.count // self.placement.shares("batch")
+        number = self.shards // self.placement.shares("batch")
         cut = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), batch)
         once = self.apart(function)
-        return (once(shared, jax.tree.map(lambda x: x[index], cut)) for index in range(number))
+        for index in range(number):
+            yield once(shared, jax.tree.map(operator.itemgetter(index), cut))
 
 
 def per_device(placement: OnMesh, function: Callable[..., Any], out: PartitionSpec) -> Any:
@@ -84,9 +106,7 @@ def per_device(placement: OnMesh, function: Callable[..., Any], out: PartitionSp
             return function(shared, batch)
 
     specs = (PartitionSpec(), PartitionSpec(ALONG))
-    return jax.shard_map(
-        alone, mesh=placement.mesh, in_specs=specs, out_specs=out, check_vma=False
-    )
+    return jax.shard_map(alone, mesh=placement.mesh, in_specs=specs, out_specs=out, check_vma=False)
 
 
 def apart(placement: OnMesh, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """The train step and the evaluation step: pure functions of arrays, with no I/O and no mesh."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Oracle(NamedTuple):
     sampled_grad: Callable[[], Any]  # here, with targets drawn from the model
 
 
+@runtime_checkable
 class Split(Protocol):
     """How the rows of a batch are shared out while something is computed of them.
 

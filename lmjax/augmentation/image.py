@@ -23,7 +23,7 @@ class ImageAugmentation(Augmentation):
     """By default what ResNets for CIFAR have: flips, and shifts by up to 4 pixels. 0 = off.
 
     In this order: flip; crop of a window, resized; turn and zoom, in one interpolation; shift;
-    then mixup or cutmix of each image with the one before it in the batch.
+    then mixup or cutmix of each image with the one before it, in the batch or virtual shard.
     """
 
     label: ClassVar[str] = "image"

@@ -113,7 +113,8 @@ class Task(Part):
     def with_sampled_targets(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Batch:
         """The batch with targets drawn from the model's own prediction (Gauss-Newton methods)."""
         logits, _ = self.logits(variables, batch, None)
-        drawn = jax.random.categorical(key, logits.astype(jnp.float32))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["rows"])
+        drawn = jax.vmap(jax.random.categorical)(keys, logits.astype(jnp.float32))
         return {**batch, "targets": drawn.astype(jnp.int32)}
 
     def count(self, batch: Batch) -> int:
