@@ -111,6 +111,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
     )
     previous = batch if experiment.optimizer.needs_previous_batch else None
     unheard = OnMesh(mesh, {})  # what evaluation decides, training has told
+    evaluation = make_eval_step(experiment, split_of(experiment, unheard, abstract))
     options = compiler_options(mesh.devices.flat[0].platform, mesh.size)
     try:
         told = jax.eval_shape(on_mesh(step, placement), abstract, batch, previous, knobs)[1]
@@ -141,7 +142,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         eval_step=one_at_a_time(
             mesh,
             jax.jit(
-                on_mesh(make_eval_step(experiment, split_of(experiment, unheard, abstract)), unheard),
+                on_mesh(evaluation, unheard),
                 in_shardings=(state, rows),
                 out_shardings=whole(mesh),
                 compiler_options=options,
