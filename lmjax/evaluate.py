@@ -16,6 +16,7 @@ from lmjax.load import load, recorded
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.metrics import Metrics, merge, values
 from lmjax.parallel import Program, compile_program, prefetch
+from lmjax.platforms import equal_threads
 from lmjax.state import TrainState
 
 
@@ -55,6 +56,7 @@ def evaluate_run(run: str, step: int | None = None, data: Data | None = None) ->
         read with the vocabulary that the run has kept, wherever one would be learnt from it.
     """
     path, own = rundir.named(run), recorded(run)
+    equal_threads(own.parallel.virtual_shards)  # before there are devices
     held = rundir.read_config(path)
     codec = rundir.recorded_codec(path, held)
     chosen = own.data if data is None else data

@@ -49,6 +49,10 @@ class Experiment(Part):
         if self.batch_size % self.accumulation:
             allowed = f"must be divisible by accumulation {self.accumulation}"
             raise FieldError("batch_size", self.batch_size, allowed)
+        shards = self.parallel.virtual_shards
+        if self.batch_size % (shards * self.accumulation):
+            allowed = f"times accumulation {self.accumulation} must divide {self.batch_size} rows"
+            raise FieldError("parallel.virtual_shards", shards, allowed)
         with fields_of("schedule"):
             self.schedule.check_steps(self.steps)
 
@@ -59,8 +63,7 @@ class Experiment(Part):
 
     @property
     def free_fields(self) -> frozenset[str]:
-        """`parallel` decides the order of sums, and so their last bits, but not what is summed."""
-        cadence = {"log_every", "evaluate_every", "save_every", "keep", "parallel"}
+        cadence = {"log_every", "evaluate_every", "save_every", "keep"}
         return frozenset(cadence if self.schedule.depends_on_steps else cadence | {"steps"})
 
 

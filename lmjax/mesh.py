@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 
 from lmjax.errors import FieldError, check_integer
+from lmjax.models.base import OnPaper
 from lmjax.parts import Part
 from lmjax.roles import ACTIVATIONS, AXES, MESH_AXES, Leaf, Roles, map_roles
 from lmjax.state import TrainState
@@ -36,11 +37,27 @@ class Parallel(Part):
     fsdp: int = 1  # shares of the state
     sequence: int = 1  # shares of the positions
     tensor: int = 1  # shares of heads, hidden units and vocabulary
+    virtual_shards: int = 1  # 1 = none; more give the same bits on any `data` that divides them
 
     def validate(self) -> None:
         check_integer("data", self.data, least=0)
-        for name in ("fsdp", "sequence", "tensor"):
+        for name in ("fsdp", "sequence", "tensor", "virtual_shards"):
             check_integer(name, getattr(self, name), least=1)
+        if self.virtual_shards == 1:
+            return
+        if self.virtual_shards.bit_count() > 1:
+            allowed = "must be a power of two, since their sums make a binary tree"
+            raise FieldError("virtual_shards", self.virtual_shards, allowed)
+        for name in ("fsdp", "sequence", "tensor"):
+            if getattr(self, name) > 1:
+                allowed = f"needs {name} 1, not {getattr(self, name)}: equal bits are for copies"
+                raise FieldError("virtual_shards", self.virtual_shards, allowed)
+
+    @property
+    def free_fields(self) -> frozenset[str]:
+        """The mesh decides the order of sums, and so their last bits, but not what is summed;
+        `virtual_shards` decides also which rows share BatchNorm's statistics."""
+        return frozenset(MESH_AXES)
 
 
 def make_mesh(parallel: Parallel, devices: Sequence[Any] | None = None) -> Mesh:
@@ -102,6 +119,13 @@ class OnMesh(NamedTuple):
 
     def note(self, topic: str, told: str) -> None:
         self.notes[topic] = told
+
+
+class OnEach(OnPaper):
+    """A device of a mesh by itself, inside jax.shard_map: there is nothing to lay out."""
+
+    def __init__(self, mesh: OnMesh):
+        self.device, self.note = mesh.device, mesh.note
 
 
 def _are_axes(x: Any) -> bool:

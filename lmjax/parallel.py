@@ -20,11 +20,12 @@ from lmjax.fingerprint import Fingerprint
 from lmjax.mesh import AnyMesh, OnMesh, laid_out, make_mesh, state_shardings, uneven, whole
 from lmjax.metrics import Metrics, pack
 from lmjax.models.base import placing
-from lmjax.platforms import compiler_options, keep_freed_memory
+from lmjax.platforms import compiler_options, equal_threads, keep_freed_memory
 from lmjax.rng import key_for
 from lmjax.roles import AXES, Leaf, Roles, read_roles
+from lmjax.shards import EachDevice, VirtualShards
 from lmjax.state import TrainState
-from lmjax.step import Knobs, build_optimizer, make_eval_step, make_train_step
+from lmjax.step import WHOLE, Knobs, Split, build_optimizer, make_eval_step, make_train_step
 from lmjax.tasks import Variables
 
 Placed = TypeVar("Placed")
@@ -54,6 +55,10 @@ def check_divides(experiment: Experiment, batch: Batch, roles: Roles, mesh: AnyM
     """Every device must get as many rows of a micro-batch, positions, heads and hidden units."""
     rows = experiment.batch_size // experiment.accumulation
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = experiment.parallel.virtual_shards
+    if shards > 1 and shards % shares:
+        allowed = f"must be a multiple of the {shares} devices"
+        raise FieldError("parallel.virtual_shards", shards, allowed)
     if rows % shares:
         allowed = f"its micro-batches of {rows} rows must be divisible by the {shares} devices"
         raise FieldError("batch_size", experiment.batch_size, allowed)
@@ -95,20 +100,23 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
 
     `batch` is one host batch, for its shapes.
     """
-    keep_freed_memory()  # before there are devices
+    keep_freed_memory()  # before there are devices, and so is this
+    equal_threads(experiment.parallel.virtual_shards)
     mesh = make_mesh(experiment.parallel) if mesh is None else mesh
     roles, abstract = abstract_state(experiment, batch, mesh)
     check_divides(experiment, batch, roles, mesh)
     state = jax.tree.map(lambda x: x.sharding, abstract)
     rows = laid_out(mesh, experiment.task.batch_axes)
-    step = make_train_step(experiment, roles)
+    placement = OnMesh(mesh, {})
+    step = make_train_step(experiment, roles, split_of(experiment, placement, abstract))
     knobs = Knobs(
         np.asarray(experiment.seed, np.uint32),
         np.asarray(experiment.optimizer.learning_rate, np.float32),
     )
     previous = batch if experiment.optimizer.needs_previous_batch else None
+    unheard = OnMesh(mesh, {})  # what evaluation decides, training has told
+    evaluation = make_eval_step(experiment, split_of(experiment, unheard, abstract))
     options = compiler_options(mesh.devices.flat[0].platform, mesh.size)
-    placement = OnMesh(mesh, {})
     try:
         told = jax.eval_shape(on_mesh(step, placement), abstract, batch, previous, knobs)[1]
     except FieldError as error:  # what a device cannot run is known when it is traced
@@ -145,7 +153,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         eval_step=one_at_a_time(
             mesh,
             jax.jit(
-                on_mesh(make_eval_step(experiment), OnMesh(mesh, {})),
+                on_mesh(evaluation, unheard),
                 in_shardings=(state, rows),
                 out_shardings=whole(mesh),
                 compiler_options=options,
@@ -166,6 +174,21 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         notes=dict(placement.notes),
         uneven=uneven(roles, mesh),
     )
+
+
+def split_of(experiment: Experiment, placement: OnMesh, abstract: TrainState) -> Split:
+    """How the rows of a batch are shared out on this mesh.
+
+    Where nothing is summed over devices but gradients and metrics, those of micro-batches are
+    summed on each device first. BatchNorm's statistics are over a whole micro-batch.
+    """
+    shards, copies = experiment.parallel.virtual_shards, placement.mesh.shape["data"]
+    if shards > 1:
+        return VirtualShards(placement, shards)
+    only_copies = copies == placement.mesh.size > 1
+    if experiment.accumulation > 1 and only_copies and not abstract.model_state:
+        return EachDevice(placement)
+    return WHOLE
 
 
 def on_mesh(function: Callable[..., Any], placement: OnMesh) -> Callable[..., Any]:

@@ -6,10 +6,11 @@ threads that start later: they are set before JAX is asked for its devices.
 """
 
 import ctypes
+import os
 from typing import Any, Literal, NamedTuple
 
 Platform = Literal["any", "cpu", "gpu", "tpu"]
-Where = Literal["compiler", "malloc"]
+Where = Literal["compiler", "malloc", "environment"]
 
 
 class Setting(NamedTuple):
@@ -35,6 +36,15 @@ SETTINGS = (
     ),
     Setting("any", "malloc", "M_TRIM_THRESHOLD", 2**31 - 1, False, "freed memory is kept for it"),
     Setting("any", "malloc", "M_TOP_PAD", 2**26, False, "and taken in large pieces"),
+    Setting(
+        "cpu",
+        "environment",
+        "PJRT_NPROC",
+        "parallel.virtual_shards, where there are fewer cores",
+        True,
+        "XLA has as many threads as cores or simulated devices, whichever are more, and cuts the "
+        "inner axis of some products by their number, which decides last bits",
+    ),
     Setting(
         "gpu",
         "compiler",
@@ -80,6 +90,15 @@ def keep_freed_memory() -> list[str]:
         return []
     wanted = settings("any", "malloc", 1)
     return [each.name for each in wanted if mallopt(M_OPTIONS[each.name], each.value) == 1]
+
+
+def equal_threads(shards: int) -> None:
+    """As many threads on fewer simulated devices as on `shards` of them, as the table says.
+
+    Without effect once JAX has been asked for its devices, and where there are cores enough.
+    """
+    if shards > max(int(os.environ.get("PJRT_NPROC", 0)), len(os.sched_getaffinity(0))):
+        os.environ["PJRT_NPROC"] = str(shards)
 
 
 def table() -> list[list[str]]:

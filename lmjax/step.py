@@ -1,7 +1,7 @@
 """The train step and the evaluation step: pure functions of arrays, with no I/O and no mesh."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,44 @@ class Oracle(NamedTuple):
     sampled_grad: Callable[[], Any]  # here, with targets drawn from the model
 
 
+@runtime_checkable
+class Split(Protocol):
+    """How the rows of a batch are shared out while something is computed of them.
+
+    `shared` is what a function takes beside rows: the same for all of them.
+    """
+
+    def rows(self, function: Callable[[Any, Batch], Batch], shared: Any, batch: Batch) -> Batch:
+        """The rows that the function makes of rows."""
+        ...
+
+    def sums(
+        self, function: Callable[[Any, Batch], tuple[Any, Variables]], shared: Any, batch: Batch
+    ) -> tuple[Any, Variables]:
+        """(sums over rows, model state after them), of a function that returns these of rows."""
+        ...
+
+    def apart(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of what is the same for all rows, in bits that hang on nothing around it."""
+        ...
+
+
+class Whole:
+    """The Split that is none: all rows at once."""
+
+    def rows(self, function: Callable[[Any, Batch], Batch], shared: Any, batch: Batch) -> Batch:
+        return function(shared, batch)
+
+    def sums(
+        self, function: Callable[[Any, Batch], tuple[Any, Variables]], shared: Any, batch: Batch
+    ) -> tuple[Any, Variables]:
+        return function(shared, batch)
+
+    def apart(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+
+WHOLE = Whole()
 TrainStep = Callable[[TrainState, Batch, Batch | None, Knobs], tuple[TrainState, Metrics]]
 
 
@@ -48,22 +86,26 @@ def build_optimizer(
     )
 
 
-def make_train_step(experiment: Experiment, roles: Roles) -> TrainStep:
+def make_train_step(experiment: Experiment, roles: Roles, split: Split = WHOLE) -> TrainStep:
     """The function (state, batch, previous batch or None, knobs) -> (state, metrics).
 
     `previous` is None unless the optimizer asks for it by `needs_previous_batch`.
     """
-    evaluate = make_value_and_grad(experiment)
+    task, evaluate = experiment.task, make_value_and_grad(experiment, split)
 
     def train_step(
         state: TrainState, batch: Batch, previous: Batch | None, knobs: Knobs
     ) -> tuple[TrainState, Metrics]:
         optimizer = build_optimizer(experiment, roles, knobs.learning_rate)
         key = key_for(knobs.seed, "dropout", state.step)
-        batch = experiment.task.augment(batch, key_for(knobs.seed, "augment", state.step))
+
+        def augmented(batch: Batch, step: Array) -> Batch:
+            augment_key = key_for(knobs.seed, "augment", step)
+            return split.rows(lambda key, b: task.augment(b, key), augment_key, numbered(batch))
+
+        batch = augmented(batch, state.step)
         if previous is not None:
-            before = key_for(knobs.seed, "augment", jnp.maximum(state.step - 1, 0))
-            previous = experiment.task.augment(previous, before)
+            previous = augmented(previous, jnp.maximum(state.step - 1, 0))
 
         def at(params: Any, batch: Batch | None) -> tuple[Outcome, Any]:
             if batch is None:
@@ -83,35 +125,35 @@ def make_train_step(experiment: Experiment, roles: Roles) -> TrainStep:
 
         def sampled_grad() -> Any:
             variables = {"params": state.params, **state.model_state}
-            label_key = key_for(knobs.seed, "labels", state.step)
+            shared = variables, key_for(knobs.seed, "labels", state.step)
             return at(
-                state.params, experiment.task.with_sampled_targets(variables, batch, label_key)
+                state.params,
+                split.rows(lambda s, b: task.with_sampled_targets(s[0], b, s[1]), shared, batch),
             )[1]
 
-        updates, opt_state = optimizer.update(
-            grads,
-            state.opt_state,
-            state.params,
-            value=loss,
-            grad=grads,
-            value_fn=value_fn,
-            oracle=Oracle(
-                value_and_grad, lambda params: value_and_grad(params, previous), sampled_grad
-            ),
-        )
-        params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": outcome.loss,
-            **outcome.metrics,
-            "grad_norm": Mean(optax.tree.norm(grads), jnp.float32(1)),
-        }
+        def updated(loss: Array, grads: Any) -> tuple[Any, Any, Array]:
+            updates, opt_state = optimizer.update(
+                grads,
+                state.opt_state,
+                state.params,
+                value=loss,
+                grad=grads,
+                value_fn=value_fn,
+                oracle=Oracle(
+                    value_and_grad, lambda params: value_and_grad(params, previous), sampled_grad
+                ),
+            )
+            return optax.apply_updates(state.params, updates), opt_state, optax.tree.norm(grads)
+
+        params, opt_state, norm = split.apart(updated)(loss, grads)
+        metrics = {"loss": outcome.loss, **outcome.metrics, "grad_norm": Mean(norm, jnp.float32(1))}
         return TrainState(state.step + 1, params, outcome.model_state, opt_state), metrics
 
     return train_step
 
 
 def make_value_and_grad(
-    experiment: Experiment,
+    experiment: Experiment, split: Split = WHOLE
 ) -> Callable[[Variables, Batch, PRNGKeyArray], tuple[Outcome, Any]]:
     """(variables, batch, dropout key) -> (outcome, gradient of the mean loss, like the params).
 
@@ -120,44 +162,53 @@ def make_value_and_grad(
     """
     pieces = experiment.accumulation
 
-    def one(params: Any, state: Variables, batch: Batch, key: PRNGKeyArray) -> tuple[Outcome, Any]:
+    def one(
+        params: Any, state: Variables, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Any, Variables]:
         def total(params: Any) -> tuple[Array, Outcome]:
             variables = {"params": as_computed(experiment, params), **state}
             outcome = experiment.task.outcome(variables, batch, key)
             return outcome.loss.total, outcome
 
         (_, outcome), grads = jax.value_and_grad(total, has_aux=True)(params)
-        return outcome, grads
+        return (outcome.loss, outcome.metrics, grads), outcome.model_state
 
-    def many(params: Any, state: Variables, batch: Batch, key: PRNGKeyArray) -> tuple[Outcome, Any]:
+    def many(
+        params: Any, state: Variables, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Any, Variables]:
         # Rows i, i + pieces, ... make micro-batch i, so that a batch that is sharded over devices
         # by rows leaves each device its share of every micro-batch.
         micro = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]), batch)
 
-        def piece(state: Variables, number: Any) -> tuple[Variables, Any]:
-            rows = jax.tree.map(lambda x: x[:, number], micro)
-            outcome, grads = one(params, state, rows, key)
-            return outcome.model_state, (outcome.loss, outcome.metrics, grads)
+        def piece(state: Variables, number: Any) -> tuple[Any, Variables]:
+            return one(params, state, jax.tree.map(lambda x: x[:, number], micro), key)
 
         def body(carry: Any, number: Any) -> tuple[Any, None]:
-            state, sums = piece(carry[0], number)
-            return (state, jax.tree.map(jnp.add, carry[1], sums)), None
+            sums, state = piece(carry[1], number)
+            return (jax.tree.map(jnp.add, carry[0], sums), state), None
 
-        shapes = jax.eval_shape(piece, state, 0)[1]
+        shapes = jax.eval_shape(piece, state, 0)[0]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (state, sums), _ = jax.lax.scan(body, (state, zeros), jnp.arange(pieces))
-        loss, metrics, grads = sums
-        return Outcome(loss, metrics, state), grads
+        return jax.lax.scan(body, (zeros, state), jnp.arange(pieces))[0]
+
+    def summed(shared: Any, batch: Batch) -> tuple[Any, Variables]:
+        variables, key = shared
+        state = {name: value for name, value in variables.items() if name != "params"}
+        return (one if pieces == 1 else many)(variables["params"], state, batch, key)
 
     def value_and_grad(
         variables: Variables, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Outcome, Any]:
-        state = {name: value for name, value in variables.items() if name != "params"}
-        batch = {**batch, "rows": jnp.arange(len(batch["targets"]))}
-        outcome, grads = (one if pieces == 1 else many)(variables["params"], state, batch, key)
-        return outcome, jax.tree.map(lambda g: g / outcome.loss.weight, grads)
+        sums, state = split.sums(summed, (variables, key), numbered(batch))
+        loss, metrics, grads = sums
+        return Outcome(loss, metrics, state), jax.tree.map(lambda g: g / loss.weight, grads)
 
     return value_and_grad
+
+
+def numbered(batch: Batch) -> Batch:
+    """With the number of each row, by which models drop out and images are augmented."""
+    return {**batch, "rows": jnp.arange(len(batch["targets"]))}
 
 
 def as_computed(experiment: Experiment, params: Any) -> Any:
@@ -166,13 +217,18 @@ def as_computed(experiment: Experiment, params: Any) -> Any:
     return jax.tree.map(lambda p: p.astype(dtype), params)
 
 
-def make_eval_step(experiment: Experiment) -> Callable[[TrainState, Batch], Metrics]:
+def make_eval_step(
+    experiment: Experiment, split: Split = WHOLE
+) -> Callable[[TrainState, Batch], Metrics]:
     """The function (state, batch) -> metrics of a held-out batch, without dropout."""
+
+    def summed(variables: Variables, batch: Batch) -> tuple[Metrics, Variables]:
+        variables = {**variables, "params": as_computed(experiment, variables["params"])}
+        outcome = experiment.task.outcome(variables, batch, None)
+        return {"loss": outcome.loss, **outcome.metrics}, {}
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
         params = experiment.optimizer.evaluation_params(state.opt_state, state.params)
-        variables = {"params": as_computed(experiment, params), **state.model_state}
-        outcome = experiment.task.outcome(variables, batch, None)
-        return {"loss": outcome.loss, **outcome.metrics}
+        return split.sums(summed, {"params": params, **state.model_state}, batch)[0]
 
     return eval_step

@@ -38,11 +38,22 @@ def introduce(
         f"devices: {len(devices)} x {kind} ({platform})"
         + (", whose peak is not known: no MFU" if unknown_peak else ""),
         *([f"mesh: {sizes(program.mesh)}"] if len(devices) > 1 else []),
+        *promise(experiment.parallel.virtual_shards, platform),
         *(f"whole on every device: {axis}" for axis in program.uneven),
         *(f"{topic}: {note}" for topic, note in sorted(program.notes.items())),
         *told(begun),
         f"run directory: {path}",
     )
+
+
+def promise(shards: int, platform: str) -> list[str]:
+    """On how many devices a run has the same bits, if it has virtual shards."""
+    if shards == 1:
+        return []
+    counts = [str(2**power) for power in range(shards.bit_length())]
+    told = f"the same bits on {', '.join(counts[:-1])} or {counts[-1]} devices"
+    shown = "" if platform == "cpu" else " (shown on CPUs only)"
+    return [f"virtual shards: {shards}, {told}{shown}"]
 
 
 def already_finished(

@@ -12,6 +12,7 @@ from lmjax.augmentation.base import Augmentation
 from lmjax.augmentation.geometry import Image, cut_out, shifted, turned
 from lmjax.augmentation.mixing import cut_mask, mixed
 from lmjax.data import Batch
+from lmjax.data.batch import row_numbers
 from lmjax.errors import FieldError, InputError, check_integer, check_number
 from lmjax.losses import distribution
 
@@ -23,7 +24,7 @@ class ImageAugmentation(Augmentation):
     """By default what ResNets for CIFAR have: flips, and shifts by up to 4 pixels. 0 = off.
 
     In this order: flip; crop of a window, resized; turn and zoom, in one interpolation; shift;
-    then mixup or cutmix of each image with the one before it in the batch.
+    then mixup or cutmix of each image with the one before it, in the batch or virtual shard.
     """
 
     label: ClassVar[str] = "image"
@@ -51,7 +52,7 @@ class ImageAugmentation(Augmentation):
             raise FieldError("crop_padding", self.crop_padding, allowed)
 
     def apply(self, batch: Batch, key: PRNGKeyArray, classes: int) -> Batch:
-        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(jnp.arange(len(batch["inputs"])))
+        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(row_numbers(batch))
         batch = {**batch, "inputs": jax.vmap(self.moved)(batch["inputs"], keys)}
         if not (self.mixup or self.cutmix):
             return batch

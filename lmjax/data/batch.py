@@ -96,6 +96,11 @@ def blank(shape: Sequence[int], dtype: Any) -> np.ndarray:
     return np.broadcast_to(np.zeros((), dtype), tuple(shape))
 
 
+def row_numbers(batch: Batch) -> Any:
+    """The number of each row in the whole batch; where nobody says, this is the whole batch."""
+    return batch["rows"] if "rows" in batch else np.arange(len(batch["targets"]), dtype=np.int32)
+
+
 def padded(batch: Batch, batch_size: int) -> Batch:
     """The batch filled up with zeros, and so with weight 0, to `batch_size` rows."""
 

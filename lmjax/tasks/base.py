@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lmjax.data import Batch, Dataset
+from lmjax.data.batch import row_numbers
 from lmjax.errors import FieldError
 from lmjax.losses import accuracy, cross_entropy
 from lmjax.metrics import Mean, Metrics
@@ -73,7 +74,7 @@ class Task(Part):
         if key is None:
             return self.module().apply(variables, inputs, train=False, **extras), _state(variables)
         # A micro-batch is known by its first row: without it, all would drop out the same.
-        first = batch["rows"][0] if "rows" in batch else 0
+        first = row_numbers(batch)[0]
         made, updated = self.module().apply(
             variables,
             inputs,
@@ -111,9 +112,13 @@ class Task(Part):
         return self.headline
 
     def with_sampled_targets(self, variables: Variables, batch: Batch, key: PRNGKeyArray) -> Batch:
-        """The batch with targets drawn from the model's own prediction (Gauss-Newton methods)."""
+        """The batch with targets drawn from the model's own prediction (Gauss-Newton methods).
+
+        Row i draws from fold_in(key, i), with i its number in the whole batch.
+        """
         logits, _ = self.logits(variables, batch, None)
-        drawn = jax.random.categorical(key, logits.astype(jnp.float32))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_numbers(batch))
+        drawn = jax.vmap(jax.random.categorical)(keys, logits.astype(jnp.float32))
         return {**batch, "targets": drawn.astype(jnp.int32)}
 
     def count(self, batch: Batch) -> int:
