@@ -8,7 +8,7 @@ from lmjax.cli import experiment_main
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import SimpleFCN
-from lmjax.optim import SGD, Cosine
+from lmjax.optim import Cosine, Momentum
 from lmjax.tasks import Classification
 
 
@@ -18,7 +18,7 @@ def config() -> Experiment:
         name="digits_fcn",
         task=Classification(model=SimpleFCN()),
         data=Examples(source="digits"),
-        optimizer=SGD(learning_rate=0.1, momentum=0.9),
+        optimizer=Momentum(learning_rate=0.1),
         schedule=Cosine(),
         steps=2000,
         batch_size=128,

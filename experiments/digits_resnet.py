@@ -10,7 +10,7 @@ from lmjax.cli import experiment_main
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import ResNet
-from lmjax.optim import SGD, Cosine
+from lmjax.optim import Cosine, Nesterov
 from lmjax.tasks import Classification
 
 
@@ -23,7 +23,7 @@ def config() -> Experiment:
             augmentation=ImageAugmentation(flip=False, crop_padding=1),
         ),
         data=Examples(source="digits"),
-        optimizer=SGD(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        optimizer=Nesterov(learning_rate=0.1, weight_decay=5e-4),
         schedule=Cosine(),
         steps=500,
         batch_size=128,

@@ -13,7 +13,7 @@ from lmjax.cli import experiment_main
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import SimpleFCN
-from lmjax.optim import SGD, Constant
+from lmjax.optim import Constant, Momentum
 from lmjax.tasks import Classification
 
 
@@ -23,7 +23,7 @@ def config() -> Experiment:
         name="mnist_fcn",
         task=Classification(model=SimpleFCN()),
         data=Examples(source="tfds:mnist"),
-        optimizer=SGD(learning_rate=0.001, momentum=0.9),
+        optimizer=Momentum(learning_rate=0.001),
         schedule=Constant(),
         steps=6000,
         batch_size=100,

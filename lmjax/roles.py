@@ -119,15 +119,27 @@ class Leaf:
         ]
         return (*stacked, *(math.prod(self.shape[n] for n in group) for group in self.groups))
 
+    def to_matrices(self, x: Array) -> Float[Array, "*view"]:
+        """An array of this leaf as `matrix_shape` says: [stacked..., input, output]."""
+        return jnp.transpose(x, self._order).reshape(self.matrix_shape)
+
+    def from_matrices(self, y: Float[Array, "*view"]) -> Array:
+        """The inverse of `to_matrices`."""
+        order = self._order
+        moved = y.reshape([self.shape[n] for n in order])
+        return jnp.transpose(moved, [order.index(n) for n in range(len(order))])
+
     def as_matrices(
         self, function: Callable[[Float[Array, "*s i o"]], Float[Array, "*s i o"]], x: Array
     ) -> Array:
         """Apply a function of matrices [stacked..., input, output] to an array of this leaf."""
+        return self.from_matrices(function(self.to_matrices(x)))
+
+    @property
+    def _order(self) -> list[int]:
+        """Axis numbers with the stacked ones first and each group together."""
         stacked = [n for n, name in enumerate(self.axes) if AXES[name].stacked]
-        order = [*stacked, *(n for group in self.groups for n in group)]
-        moved = jnp.transpose(x, order)
-        y = function(moved.reshape(self.matrix_shape)).reshape(moved.shape)
-        return jnp.transpose(y, [order.index(n) for n in range(len(order))])
+        return [*stacked, *(n for group in self.groups for n in group)]
 
 
 Roles = Any  # a pytree of the parameters' structure whose leaves are Leaf

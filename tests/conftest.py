@@ -13,7 +13,7 @@ import pytest
 from lmjax.data import Examples, Tokens
 from lmjax.experiment import Experiment
 from lmjax.models import GPT, MLP
-from lmjax.optim import SGD, AdamW, Constant
+from lmjax.optim import AdamW, Constant, Momentum
 from lmjax.tasks import Classification, LanguageModel
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -82,7 +82,7 @@ def tiny_mlp() -> Experiment:
         name="tiny_mlp",
         task=Classification(model=MLP(hidden=(16,))),
         data=Examples(),
-        optimizer=SGD(learning_rate=0.1, momentum=0.9),
+        optimizer=Momentum(learning_rate=0.1),
         schedule=Constant(),
         steps=12,
         batch_size=32,

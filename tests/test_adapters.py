@@ -83,7 +83,7 @@ class Mine(Classifier):
 EXPERIMENT = """
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
-from lmjax.optim import SGD, Constant
+from lmjax.optim import Constant, Momentum
 from lmjax.tasks import Classification
 
 AXES = {
@@ -97,7 +97,7 @@ AXES = {
 def config():
     return Experiment(
         name="mine", task=Classification(model=Mine()), data=Examples(),
-        optimizer=SGD(learning_rate=0.2, momentum=0.9), schedule=Constant(),
+        optimizer=Momentum(learning_rate=0.2), schedule=Constant(),
         steps=30, batch_size=64, evaluate_every=0, save_every=0,
     )
 """

@@ -166,7 +166,7 @@ def test_fsdp_gathers_a_layer_at_a_time_and_no_activation(told):
     cut = {name for name, count in result["shares"].items() if count == 8}
     for tree in ("params", "opt_state/direction/mu", "opt_state/direction/nu"):
         assert f"{tree}/layers/mlp/out" in cut
-    assert "opt_state/ema/average/embedding" in cut
+    assert "opt_state/averaging/average/embedding" in cut
     assert not any(name.endswith("bias") for name in cut)
 
 

@@ -36,7 +36,7 @@ from lmjax.data import Batch, Data, Dataset
 from lmjax.experiment import Experiment
 from lmjax.metrics import unpack, values
 from lmjax.models import GPT, MLP, SimpleFCN
-from lmjax.optim import SGD, AdamW, Constant
+from lmjax.optim import AdamW, Constant, Momentum
 from lmjax.parallel import Program, compile_program
 from lmjax.state import TrainState, parameter_count
 from lmjax.tasks import Classification, LanguageModel
@@ -105,7 +105,7 @@ def classifier(model: Any, batch_size: int, rate: float, least: float) -> Row:
         name="cpu_peers",
         task=Classification(model=model),
         data=Images(count=BATCHES * batch_size),
-        optimizer=SGD(learning_rate=rate, momentum=0.9),
+        optimizer=Momentum(learning_rate=rate),
         schedule=Constant(),
         steps=1,
         batch_size=batch_size,

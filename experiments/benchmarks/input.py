@@ -37,7 +37,7 @@ from lmjax.data.order import epoch_order
 from lmjax.data.tables import ArrayTable, Parts
 from lmjax.experiment import Experiment
 from lmjax.models import GPT, MLP
-from lmjax.optim import SGD, Constant
+from lmjax.optim import Constant, Momentum
 from lmjax.parallel import chunk_of, compile_program, prefetch
 from lmjax.tasks import Classification, LanguageModel, Task
 
@@ -205,7 +205,7 @@ def experiments(folder: Path) -> dict[str, Experiment]:
             name="input",
             task=task,
             data=data,
-            optimizer=SGD(learning_rate=1e-3, momentum=0.9),
+            optimizer=Momentum(learning_rate=1e-3),
             schedule=Constant(),
             steps=1,
             batch_size=batch_size,

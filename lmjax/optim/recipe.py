@@ -1,4 +1,4 @@
-"""The one chain of every optimizer: clip -> direction -> decay -> -rate, then the average.
+"""The one chain of every optimizer: clip -> direction -> decay -> -rate, then an average.
 
 An optimizer differs from another in its direction only. What they share stands here once: the
 global-norm clip, decoupled weight decay by role, the schedule, the sign, and which rule moves
@@ -16,8 +16,13 @@ import optax
 from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import check_number
+from lmjax.optim.reference import Reference
+from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.parts import Part
 from lmjax.roles import Leaf, Roles, map_roles
+
+DECAYS = Choice((0.0, 0.01, 0.1))  # weight decays that a tuning tries, the same for every method
+Factor = Callable[[Integer[Array, ""]], Float[Array, ""]]  # update number, from 0 -> of every rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,8 @@ class Optimizer(Rule):
     """A rule for a whole model, with the shared head and tail of the chain."""
 
     needs_previous_batch: ClassVar[bool] = False  # the step then gets batch t - 1 too
+    search_space: ClassVar[Space] = {"learning_rate": LogGrid(1e-5, 1.0)}  # what it is tuned over
+    reference: ClassVar[Reference | None] = None  # None: nothing that it was compared with
 
     clip_norm: float = 0.0  # largest global norm of the gradient; 0 = no clipping
     ema_decay: float = 0.0  # of the average of the parameters, which is evaluated then; 0 = none
@@ -59,13 +66,21 @@ class Optimizer(Rule):
 
     def evaluation_params(self, opt_state: Any, params: Any) -> Any:
         """Where the model is evaluated, which averaging methods put elsewhere than `params`."""
-        return opt_state["ema"].average if self.ema_decay else params
+        return opt_state["averaging"].average if self.ema_decay else params
+
+    def estimate(self, roles: Roles) -> optax.GradientTransformation:
+        """What stands in for the gradient, ahead of the clip, where every leaf is at hand."""
+        return optax.identity()
+
+    def averaging(self, factor: Factor) -> optax.GradientTransformation:
+        """The last link, which sees the step itself; `evaluation_params` reads its state."""
+        return _average(self.ema_decay) if self.ema_decay else optax.identity()
 
     def build(
         self,
         roles: Roles,
         learning_rate: float | Float[Array, ""],
-        factor: Callable[[Integer[Array, ""]], Float[Array, ""]],
+        factor: Factor,
     ) -> optax.GradientTransformationExtraArgs:
         """The transformation for a model's parameters.
 
@@ -80,15 +95,14 @@ class Optimizer(Rule):
             return learning_rate if rule is self else rule.learning_rate
 
         decays = map_roles(lambda leaf, rule: leaf.decays * rule.weight_decay, roles, rules)
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         return optax.named_chain(
-            (
-                "clip",
-                optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
-            ),
+            ("estimate", self.estimate(roles)),
+            ("clip", clip),
             ("direction", _by_rule(roles, rules)),
             ("decay", _add_decay(decays)),
             ("rate", _scale_by_rate(jax.tree.map(rate, rules, is_leaf=_is_rule), factor)),
-            ("ema", _average(self.ema_decay) if self.ema_decay else optax.identity()),
+            ("averaging", self.averaging(factor)),
         )
 
 
@@ -113,9 +127,17 @@ class Auxiliary(Rule):
         return optax.scale_by_adam(self.b1, self.b2, self.eps)
 
 
+AUXILIARY_SPACE: Space = {"auxiliary.learning_rate": LogGrid(1e-4, 1e-1)}  # of every such method
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatrixOptimizer(Optimizer):
     """A rule for hidden matrices; embeddings, head, biases and norms go by the auxiliary."""
+
+    search_space: ClassVar[Space] = {
+        "learning_rate": LogGrid(1e-4, 1.0),
+        **AUXILIARY_SPACE,
+    }
 
     auxiliary: Auxiliary = Auxiliary()
 
@@ -160,9 +182,7 @@ class ScaleByRateState(NamedTuple):
     step: Integer[Array, ""]
 
 
-def _scale_by_rate(
-    rates: Any, factor: Callable[[Integer[Array, ""]], Float[Array, ""]]
-) -> optax.GradientTransformation:
+def _scale_by_rate(rates: Any, factor: Factor) -> optax.GradientTransformation:
     def init(params: Any) -> ScaleByRateState:
         return ScaleByRateState(jnp.zeros([], jnp.int32))
 
@@ -198,7 +218,7 @@ def _average(decay: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def mix(average: Array, p: Array, u: Array) -> Array:
-            new = p + u
+            new = (p + u).astype(average.dtype)
             return jnp.where(state.step == 0, new, average + (1 - decay) * (new - average))
 
         average = jax.tree.map(mix, state.average, params, updates)

@@ -1,7 +1,9 @@
-"""Stochastic gradient descent with momentum.
+"""Stochastic gradient descent (Robbins and Monro 1951, doi 10.1214/aoms/1177729586).
 
-m <- momentum * m + g          (heavy ball, Polyak 1964; no dampening)
-direction = m, or g + momentum * m with nesterov (Sutskever et al. 2013)
+direction = g
+
+Equal to torch.optim.SGD without momentum (pytorch/pytorch@v2.13.0), whose weight decay is coupled
+where ours is not: for this method the two are the same.
 """
 
 import dataclasses
@@ -9,28 +11,30 @@ from typing import ClassVar
 
 import optax
 
-from lmjax.errors import FieldError, check_number
-from lmjax.optim.recipe import Optimizer
+from lmjax.optim.recipe import DECAYS, Optimizer
+from lmjax.optim.reference import Reference
+from lmjax.optim.space import LogGrid, Space
 from lmjax.roles import Roles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
-    """optax.trace; equal to torch.optim.SGD without its coupled weight decay."""
+    """The gradient itself; keeps no state."""
 
     label: ClassVar[str] = "sgd"
+    search_space: ClassVar[Space] = {
+        "learning_rate": LogGrid(1e-4, 10.0),
+        "weight_decay": DECAYS,
+    }
+    reference: ClassVar[Reference | None] = Reference(
+        "A stochastic approximation method",
+        "https://doi.org/10.1214/aoms/1177729586",
+        "pytorch/pytorch",
+        "v2.13.0",
+        "torch/optim/sgd.py",
+    )
 
     learning_rate: float = 0.1  # the peak of the schedule
-    momentum: float = 0.0  # decay of the velocity; 0 = plain SGD, which keeps no state
-    nesterov: bool = False  # look ahead along the velocity
-
-    def validate(self) -> None:
-        super().validate()
-        check_number("momentum", self.momentum, least=0, below=1)
-        if self.nesterov and not self.momentum:
-            raise FieldError("nesterov", self.nesterov, "needs a momentum > 0")
 
     def direction(self, roles: Roles) -> optax.GradientTransformation:
-        if not self.momentum:
-            return optax.identity()
-        return optax.trace(decay=self.momentum, nesterov=self.nesterov)
+        return optax.identity()
