@@ -25,6 +25,7 @@ commands:
   train [NAME|PATH.py] [OVERRIDES]  train an experiment; without a name, list them
   train NAME --help                 its fields, their defaults and the parts to choose from
   train NAME --profile START:STOP   trace these steps, and tell what took their time
+  compare NAME|PATH.py [OVERRIDES]  optimizers, or other variants, beside each other [--help]
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
   eval RUN --choices FILE           how a language model answers multiple-choice questions
@@ -48,6 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": train,
+        "compare": compare,
         "describe": describe,
         "eval": evaluate,
         "list": list_runs,
@@ -207,6 +209,14 @@ def _take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None,
         else:
             rest.append(word)
     return value, rest
+
+
+def compare(words: Sequence[str]) -> None:
+    """`lmjax compare`."""
+    from lmjax.compare import command
+
+    _keep_compiled()
+    command.run(words, parse_value)
 
 
 def describe(words: Sequence[str]) -> None:
