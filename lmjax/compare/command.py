@@ -26,7 +26,7 @@ def run(words: Sequence[str], parse: Parse) -> None:
     if not words or words[0].startswith("-"):
         parser().parse_args(["-h" if "-h" in words or "--help" in words else "--"])
         raise InputError("compare needs the name of an experiment")
-    given, rest = parser().parse_known_args(words[1:])
+    given, rest = parser().parse_known_args([*catalog.comparison(words[0]), *words[1:]])
     base = overrides.apply(catalog.find(words[0]), rest, parse)
     plan, loaded = make(words[0], base, given, parse)
     path = directory.choose(plan, given.out)
@@ -38,7 +38,9 @@ def run(words: Sequence[str], parse: Parse) -> None:
         return probe.choose(plan, datasets[label], batches[label], given.strategy)
 
     if given.dry_run:
-        print(tell(plan, loaded, path, found or decide()[0]))
+        strategy, measured = (found, None) if found else decide()
+        seconds = None if measured is None else measured["estimated_seconds"]
+        print(tell(plan, loaded.batches, path, strategy, seconds))
         return
     report = comparison.run(plan, loaded, path, decide, list(words))
     print(assemble.to_text(report))

@@ -16,6 +16,7 @@ from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.compare.queue import Board
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
+from lmjax.platforms import limit_blas
 from lmjax.room import host_memory
 from lmjax.signals import Stopped, StopRequest
 
@@ -116,6 +117,7 @@ def run(
     begun, console, stop = time.monotonic(), Console(quiet), StopRequest()
     name = loaded.datasets[plan.baseline].name
     chosen = directory.claim(path, plan, strategy, command, name, console)
+    limit_blas()
     workshop, bars = Workshop(plan, loaded, chosen), Baselines(plan, loaded)
     with Leases(path, console.say).beating() as leases, stop:
         board = Board(plan, path, leases, chosen.lanes)

@@ -22,6 +22,7 @@ from lmjax.experiment import Experiment
 from lmjax.models.base import OnPaper, placing
 from lmjax.parallel import abstract_state
 from lmjax.mesh import Parallel, make_mesh
+from lmjax.platforms import limit_blas
 from lmjax.step import make_train_step
 
 CALL = 1.0  # seconds that a call may take, so that a stop is heard soon
@@ -52,6 +53,7 @@ def choose(
     plan: Plan, dataset: Dataset, batch: Batch, forced: Name | None = None
 ) -> tuple[Strategy, dict[str, Any]]:
     """(strategy, the time for all cells and why it was chosen)."""
+    limit_blas()
     experiment = plan.variant(plan.baseline).experiment
     candidates = [forced] if forced else _order(experiment, batch)
     probes: list[Probe] = []
