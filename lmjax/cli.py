@@ -30,6 +30,7 @@ commands:
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
   eval RUN --choices FILE           how a language model answers multiple-choice questions
   list [DIR] [--help]               the runs below a directory (runs), and their table of results
+  report RUN... [--out DIR]         one page of runs: curves, final numbers, differences
   sample RUN [--help]               text from a trained language model
   export RUN --out FOLDER [--help]  its weights as a folder that transformers loads
   data list|describe|prepare ...    data sets: which there are, what they are, how to get them
@@ -53,6 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "describe": describe,
         "eval": evaluate,
         "list": list_runs,
+        "report": report,
         "sample": sample,
         "export": export,
         "data": data,
@@ -316,6 +318,13 @@ def _write_json(path: str | None, value: Any) -> None:
             file.write(json.dumps(value, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--json {path}: not writable ({error.strerror})") from None
+
+
+def report(words: Sequence[str]) -> None:
+    """`lmjax report`."""
+    from lmjax import report
+
+    report.run(words)
 
 
 def sample(words: Sequence[str]) -> None:

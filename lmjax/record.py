@@ -91,3 +91,15 @@ def _flat(part: Part) -> dict[str, Any]:
             child = getattr(child, name)
         flat[path] = child.label
     return flat
+
+
+def flat_record(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> value of every field of a record as `to_record` makes it; a part's label."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= {f"{prefix}{name}": value[PART]} if PART in value else {}
+            flat |= flat_record(value, f"{prefix}{name}.")
+        elif name != PART:
+            flat[f"{prefix}{name}"] = value
+    return flat
