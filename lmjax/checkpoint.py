@@ -47,9 +47,13 @@ class Checkpoints:
         """The newest step on disk."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All steps on disk, in order."""
+        return sorted(self._manager.all_steps())
+
     def choose(self, step: int | None) -> int:
         """The given step if it is there, or the newest one; raises InputError."""
-        steps = sorted(self._manager.all_steps())
+        steps = self.steps()
         if not steps:
             raise InputError(f"{self.directory} holds no checkpoint yet")
         if step is not None and step not in steps:

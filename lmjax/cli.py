@@ -16,7 +16,7 @@ from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import InputError, RunError, unknown
-from lmjax.flags import Parser, is_plain, number, whole
+from lmjax.flags import Parser, is_plain, whole
 from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
@@ -28,6 +28,7 @@ commands:
   compare NAME|PATH.py [OVERRIDES]  optimizers, or other variants, beside each other [--help]
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
+  reproduce RUN [--help]            compute a run again; name the step and the cause of a difference
   eval RUN --choices FILE           how a language model answers multiple-choice questions
   list [DIR] [--help]               the runs below a directory (runs), and their table of results
   report RUN... [--out DIR]         one page of runs: curves, final numbers, differences
@@ -46,11 +47,15 @@ The same command again resumes a run that was stopped.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 128 + signal."""
+    """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 128 + signal.
+
+    Of `reproduce`: 0 reproduced, 1 diverged, 2 cannot be checked.
+    """
     words = list(sys.argv[1:] if words is None else words)
-    commands: dict[str, Callable[[Sequence[str]], None]] = {
+    commands: dict[str, Callable[[Sequence[str]], int | None]] = {
         "train": train,
         "compare": compare,
+        "reproduce": reproduce,
         "describe": describe,
         "eval": evaluate,
         "list": list_runs,
@@ -80,10 +85,10 @@ def _command(name: str, commands: dict[str, Any]) -> str:
     return name
 
 
-def _guarded(call: Callable[[], None]) -> int:
-    """Run it; what a user can mend is told in one line."""
+def _guarded(call: Callable[[], int | None]) -> int:
+    """Run it; what a user can mend is told in one line. A command that returns nothing is well."""
     try:
-        call()
+        return call() or 0
     except InputError as error:
         print(f"lmjax: {in_one_line(str(error))}", file=sys.stderr)
         return 2
@@ -104,7 +109,6 @@ def _guarded(call: Callable[[], None]) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
 
 
 def in_one_line(text: str) -> str:
@@ -235,6 +239,48 @@ def describe(words: Sequence[str]) -> None:
     _write_json(path, describe.to_json(told))
 
 
+def reproduce(words: Sequence[str]) -> int:
+    """`lmjax reproduce`."""
+    parser = Parser(prog="lmjax reproduce", description="Compute a run again, step for step.")
+    parser.add_argument("run", help="the run directory; nothing is written into it")
+    parser.add_argument(
+        "--from", dest="start", type=whole, help="the step of a checkpoint to go on from; the seed"
+    )
+    parser.add_argument("--steps", type=whole, help="how many to compute; all")
+    parser.add_argument(
+        "--windows", type=whole, help="so many short pieces, spread over the seed and checkpoints"
+    )
+    parser.add_argument("--cell", help="of a comparison, in place of a run: the ID of one cell")
+    parser.add_argument("--json", help="where to write what was found")
+    given = parser.parse_args(words)
+    _check_writable(given.json)
+    if given.cell is not None:
+        return _reproduce_cell(given)
+    from lmjax.held import open_run
+    from lmjax.reproduce import adjust, reproduce
+
+    held = open_run(given.run)
+    for told in adjust(held):
+        print(told)
+    _keep_compiled()  # where programs for as many cores are kept
+    report = reproduce(held, given.start, given.steps, given.windows)
+    _write_json(given.json, report.record)
+    return 0 if report.reproduced else 1
+
+
+def _reproduce_cell(given: Any) -> int:
+    """`lmjax reproduce DIR --cell ID`."""
+    if (given.start, given.steps, given.windows) != (None, None, None):
+        raise InputError("reproduce: --cell computes the whole cell, and takes no steps")
+    from lmjax.compare.rerun import rerun_cell
+
+    _keep_compiled()
+    found = rerun_cell(given.run, given.cell)
+    print(found.line)
+    _write_json(given.json, found.record)
+    return 0 if found.reproduced else 1
+
+
 def evaluate(words: Sequence[str]) -> None:
     """`lmjax eval`."""
     parser = Parser(prog="lmjax eval", description="A checkpoint on held-out data.")
@@ -329,33 +375,9 @@ def report(words: Sequence[str]) -> None:
 
 def sample(words: Sequence[str]) -> None:
     """`lmjax sample`."""
-    from lmjax.sample import Sampling, sample
+    from lmjax import sample
 
-    parser = Parser(prog="lmjax sample", description="Text from a trained language model.")
-    parser.add_argument("run", help="the run directory")
-    parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
-    parser.add_argument("--length", type=whole, default=400, help="tokens to write after each")
-    defaults = Sampling()
-    parser.add_argument(
-        "--temperature", type=number, default=defaults.temperature, help="0 = the likeliest token"
-    )
-    parser.add_argument(
-        "--top-k", type=whole, default=defaults.top_k, help="draw from the k likeliest; 0 = all"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=number,
-        default=defaults.top_p,
-        help="draw from the likeliest that reach this probability; 1 = all",
-    )
-    parser.add_argument("--seed", type=whole, default=0, help="of the draws")
-    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
-    given = parser.parse_args(words)
-    sampling = Sampling(temperature=given.temperature, top_k=given.top_k, top_p=given.top_p)
-    texts = sample(
-        given.run, given.prompt or ["The "], given.length, sampling, given.seed, given.step
-    )
-    print("\n---\n".join(texts))
+    sample.run(words)
 
 
 def export(words: Sequence[str]) -> None:

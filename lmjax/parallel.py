@@ -4,7 +4,7 @@ import collections
 import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array
 from lmjax.data import Batch
 from lmjax.errors import FieldError
 from lmjax.experiment import Experiment
+from lmjax.fingerprint import Fingerprint
 from lmjax.mesh import AnyMesh, OnMesh, laid_out, make_mesh, state_shardings, uneven, whole
 from lmjax.metrics import Metrics, pack
 from lmjax.models.base import placing
@@ -26,6 +27,7 @@ from lmjax.state import TrainState
 from lmjax.step import Knobs, build_optimizer, make_eval_step, make_train_step
 from lmjax.tasks import Variables
 
+Placed = TypeVar("Placed")
 PREFETCH = 2  # batches on the devices ahead of the one in use
 CHUNK_BATCHES, CHUNK_BYTES = 16, 2**20  # at most, of what is made and copied at once
 
@@ -36,6 +38,8 @@ class Program(NamedTuple):
     init: Callable[[Knobs], TrainState]
     train_step: Callable[..., tuple[TrainState, Array]]  # donates the state; metrics are packed
     eval_step: Callable[[TrainState, Batch], Metrics]
+    trace_step: Callable[[], Any]  # the train step as JAX's Traced, which costs nothing twice
+    fingerprint: Fingerprint  # of a state
     metric_names: tuple[str, ...]  # of the packed metrics
     knobs: Knobs  # on the devices
     chunk: int  # batches that are made and copied at once
@@ -117,20 +121,27 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         state, metrics = step(state, batch, previous, knobs)
         return state, pack(metrics)
 
+    train_step = jax.jit(
+        on_mesh(packed_step, placement),
+        in_shardings=(state, rows, rows, whole(mesh)),
+        out_shardings=(state, whole(mesh)),
+        donate_argnums=0,
+        compiler_options=options,
+    )
+    knobs = jax.device_put(knobs, whole(mesh))
+
+    def trace_step() -> Any:
+        # Of what lies as the arguments do: then the call that compiles finds it traced and lowered.
+        args = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), (batch, previous)
+        )
+        return train_step.trace(abstract, *args, knobs)
+
     return Program(
         init=jax.jit(
             make_init(experiment, roles, batch), out_shardings=state, compiler_options=options
         ),
-        train_step=one_at_a_time(
-            mesh,
-            jax.jit(
-                on_mesh(packed_step, placement),
-                in_shardings=(state, rows, rows, whole(mesh)),
-                out_shardings=(state, whole(mesh)),
-                donate_argnums=0,
-                compiler_options=options,
-            ),
-        ),
+        train_step=one_at_a_time(mesh, train_step),
         eval_step=one_at_a_time(
             mesh,
             jax.jit(
@@ -140,8 +151,14 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
                 compiler_options=options,
             ),
         ),
+        trace_step=trace_step,
+        fingerprint=Fingerprint(
+            abstract,
+            lambda salts: jax.device_put(salts, whole(mesh)),
+            functools.partial(one_at_a_time, mesh),
+        ),
         metric_names=names,
-        knobs=jax.device_put(knobs, whole(mesh)),
+        knobs=knobs,
         chunk=chunk_of(batch),
         place=make_place(rows, experiment.batch_size),
         abstract_state=abstract,
@@ -228,9 +245,10 @@ def first_state(
     return TrainState(jnp.zeros([], jnp.int32), params, model_state, opt_state)
 
 
-def prefetch(chunks: Iterable[Batch], place: Callable[[Batch], list[Batch]]) -> Iterator[Batch]:
-    """Batches on the devices, at least PREFETCH of them under way beside the one in use."""
-    queue: collections.deque[Batch] = collections.deque()
+def prefetch(chunks: Iterable[Batch], place: Callable[[Batch], list[Placed]]) -> Iterator[Placed]:
+    """Batches on the devices, at least PREFETCH of them under way beside the one in use; with
+    whatever `place` puts beside each."""
+    queue: collections.deque[Placed] = collections.deque()
     for chunk in chunks:
         queue.extend(place(chunk))
         while len(queue) > PREFETCH:

@@ -42,8 +42,8 @@ SETTINGS = (
         "threads",
         1,
         False,
-        "in `lmjax compare`: XLA's decompositions are LAPACK's, whose threads wait by spinning; where "
-        "the cores have other work, as other cells, a step of SOAP took 27 ms so and 0.7 without",
+        "in `lmjax compare`: XLA's decompositions are LAPACK's, whose threads wait by spinning; "
+        "where the cores have other work, a step of SOAP took 27 ms with them and 0.7 without",
     ),
     Setting(
         "gpu",

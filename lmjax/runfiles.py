@@ -3,13 +3,16 @@
 config.json     the configuration with defaults expanded, the diff against them, the data
 tokenizer.json  the vocabulary that the data was read with, unless its tokens are bytes
 lock            held by the process that writes here (lmjax/lock.py)
+manifest.json   all else that decides the run, with the machine and the code of each launch
 metrics.jsonl   every metric of every step, once
+trace.jsonl     the bits of every step, once: its batch, loss and gradient norm, leaves now and then
 events/         the same for TensorBoard
 checkpoints/    by step
 profile/        traces that were asked for
-result.json     written last: a run that has it is finished
+result.json     written last, with the SHA-256 of the others: a run that has it is finished
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -18,9 +21,11 @@ from etils import epath
 from lmjax.errors import InputError
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+MANIFEST, TRACE = "manifest.json", "trace.jsonl"
 CHECKPOINTS, EVENTS, PROFILE = "checkpoints", "events", "profile"
 TOKENIZER, LOCK = "tokenizer.json", "lock"
-FILES = (CONFIG, TOKENIZER, METRICS, RESULT, LOCK)
+FILES = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE, RESULT, LOCK)
+KEPT = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE)  # whose content the result knows
 
 
 def newest_checkpoint(path: epath.Path) -> int | None:
@@ -33,6 +38,17 @@ def newest_checkpoint(path: epath.Path) -> int | None:
 def has_checkpoint(path: epath.Path) -> bool:
     """Whether a run there would go on from a checkpoint."""
     return newest_checkpoint(path) is not None
+
+
+def digests(path: epath.Path) -> dict[str, str]:
+    """SHA-256 of each file of a run that its result is to know, where there is one."""
+    found = (path / name for name in KEPT)
+    return {file.name: sha256(file) for file in found if file.exists()}
+
+
+def sha256(file: epath.Path) -> str:
+    """Of its content, in hex; raises OSError."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

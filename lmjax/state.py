@@ -1,11 +1,11 @@
 """TrainState: everything that a run carries from one step to the next."""
 
 import dataclasses
-import hashlib
 from typing import Any
 
 import jax
-import numpy as np
+
+from lmjax.fingerprint import Fingerprint, digest
 
 
 @jax.tree_util.register_dataclass
@@ -25,11 +25,6 @@ def parameter_count(params: Any) -> int:
 
 
 def state_digest(state: TrainState) -> str:
-    """SHA-256 over (path, dtype, shape, content) of each leaf, in order of the paths."""
-    content = hashlib.sha256()
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        array = np.asarray(leaf)
-        content.update(f"{path} {array.dtype} {array.shape} ".encode())
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()
+    """SHA-256 over (path, dtype, shape, fingerprint) of each leaf; nothing is gathered for it."""
+    fingerprint = Fingerprint(state)
+    return digest(fingerprint.leaves, fingerprint.read(fingerprint(state)))

@@ -11,6 +11,7 @@ from lmjax.console import Console
 from lmjax.data import Dataset
 from lmjax.experiment import Experiment, fixed_difference
 from lmjax.flops import peak
+from lmjax.manifest import Begun, told
 from lmjax.mesh import sizes
 from lmjax.overrides import to_words
 from lmjax.parallel import Program
@@ -18,9 +19,14 @@ from lmjax.state import parameter_count
 
 
 def introduce(
-    experiment: Experiment, dataset: Dataset, program: Program, path: epath.Path, console: Console
+    experiment: Experiment,
+    dataset: Dataset,
+    program: Program,
+    begun: Begun,
+    path: epath.Path,
+    console: Console,
 ) -> None:
-    """What is about to be trained, on what, and where it goes."""
+    """What is about to be trained, on what, where it goes, and whether it could be had again."""
     devices = jax.devices()
     kind, platform = devices[0].device_kind, devices[0].platform
     unknown_peak = platform != "cpu" and peak(kind) is None
@@ -32,8 +38,9 @@ def introduce(
         f"devices: {len(devices)} x {kind} ({platform})"
         + (", whose peak is not known: no MFU" if unknown_peak else ""),
         *([f"mesh: {sizes(program.mesh)}"] if len(devices) > 1 else []),
-        *(f"whole on every device: {told}" for told in program.uneven),
-        *(f"{topic}: {told}" for topic, told in sorted(program.notes.items())),
+        *(f"whole on every device: {axis}" for axis in program.uneven),
+        *(f"{topic}: {note}" for topic, note in sorted(program.notes.items())),
+        *told(begun),
         f"run directory: {path}",
     )
 

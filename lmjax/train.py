@@ -1,7 +1,6 @@
 """One run, from a configuration to a result. The only file that knows the order of things."""
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import jax
 from etils import epath
 from jaxtyping import Array
 
-from lmjax import rundir, runfiles
+from lmjax import manifest, rundir, runfiles
 from lmjax.checkpoint import Checkpoints
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
@@ -19,10 +18,11 @@ from lmjax.doctor import machine
 from lmjax.errors import FieldError, InputError, RunError
 from lmjax.evaluate import evaluate
 from lmjax.experiment import Experiment, check_same
+from lmjax.feed import Fed, feed
 from lmjax.lock import check_takeable, holding
 from lmjax.metrics import unpack, values
 from lmjax.origin import Origin, find_origin
-from lmjax.parallel import Program, abstract_variables, compile_program, prefetch
+from lmjax.parallel import Program, abstract_variables, compile_program
 from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
 from lmjax.record import from_record, to_record
@@ -32,7 +32,17 @@ from lmjax.signals import Stopped, StopRequest
 from lmjax.speed import Meter, make_meter
 from lmjax.state import TrainState, parameter_count, state_digest
 from lmjax.summary import already_finished, introduce, report
+from lmjax.trace import NUMBERS, Step, TraceLog, read_trace
 from lmjax.writers import MetricsLog, read_history
+
+
+class Dispatched(NamedTuple):
+    """A step that the devices may still be at."""
+
+    step: int
+    batch: str  # digest
+    metrics: Array  # packed
+    leaves: list[Array]  # fingerprints of the state after it; [] where none is taken
 
 
 class Run(NamedTuple):
@@ -43,6 +53,7 @@ class Run(NamedTuple):
     program: Program
     checkpoints: Checkpoints
     log: MetricsLog
+    bits: TraceLog
     console: Console
     meter: Meter
     trace: Trace
@@ -95,10 +106,12 @@ def run(
         if state is None or runfiles.has_checkpoint(path):
             state = restore(experiment, dataset, program, path)
         start = int(state.step)
-        history = read_history(path, start)
+        history, traced = read_history(path, start), read_trace(path, start)
+        held = manifest.read(path)
         # Whatever could be refused has been: from here on things are told and written.
         rundir.claim(path, experiment, base, dataset, batch)
-        introduce(experiment, dataset, program, path, console)
+        begun_as = manifest.begin(path, held, start, experiment, dataset, program)
+        introduce(experiment, dataset, program, begun_as, path, console)
         tell_start(experiment, start, origin, console)
         started = Run(
             experiment,
@@ -106,6 +119,7 @@ def run(
             program,
             Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep),
             MetricsLog(path, history),
+            TraceLog(path, traced),
             console,
             make_meter(experiment, program.abstract_state, batch),
             trace,
@@ -148,12 +162,16 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None) -> tuple[Dat
 def go_on(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
     """The loop and what comes after it; closes what the run has opened."""
     try:
+        if run.start == 0:
+            fingerprint = run.program.fingerprint
+            run.bits.write(Step(0, "", {}, fingerprint.read(fingerprint(state))))
         with run.stop, jax.transfer_guard_host_to_device("disallow"):
             state = loop(run, state)
         return finish(run, state, path)
     finally:
         run.trace.close()
         run.log.close()
+        run.bits.close()
         run.checkpoints.close()
 
 
@@ -165,14 +183,18 @@ def loop(run: Run, state: TrainState) -> TrainState:
     step is saved, so that a checkpoint never claims a step whose metrics could still be lost.
     """
     e, program = run.experiment, run.program
-    pending: list[tuple[int, Array]] = []  # (step, packed metrics still on the devices)
-    feed = run.trace.timed(batches(run, run.start), run.start)
-    for step, (batch, previous) in enumerate(feed, run.start + 1):
+    pending: list[Dispatched] = []
+    fed = run.trace.timed(batches(run, run.start), run.start)
+    for step, (batch, previous, digest) in enumerate(fed, run.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
-        pending.append((step, metrics))
         evaluates = is_due(step, e.evaluate_every, e.steps)
         stopped_by = run.stop.number
         saves = is_due(step, e.save_every, e.steps) or stopped_by
+        # Also after the first step that a replay from a checkpoint makes (lmjax/replay.py).
+        taken = saves or is_due(step - 1, e.save_every, e.steps)
+        taken = taken or run.bits.takes_leaves(step, e.steps)
+        leaves = program.fingerprint(state) if taken else []
+        pending.append(Dispatched(step, digest, metrics, leaves))
         if evaluates or saves or step == e.steps:
             write_metrics(run, pending, keep=0)
         elif step % e.log_every == 0:
@@ -192,41 +214,30 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and step % every == 0 and step < last
 
 
-def batches(run: Run, start: int) -> Iterator[tuple[Batch, Batch | None]]:
-    """(batch, the one before it if the optimizer asks for it) on the devices, from `start` on.
-
-    The very first batch has none before it and stands in for it.
-    """
-    e, chunk = run.experiment, run.program.chunk
-    asked = e.optimizer.needs_previous_batch
-    first = max(start - 1, 0) if asked else start
-    numbers = range(first // chunk, -(-e.steps // chunk))
-    host = (run.dataset.batch(e.seed, number, chunk * e.batch_size) for number in numbers)
-    feed = prefetch(host, run.program.place)
-    feed = itertools.islice(feed, first % chunk, e.steps - numbers.start * chunk)
-    previous = next(feed) if first < start else None
-    for batch in feed:
-        yield batch, (batch if previous is None else previous) if asked else None
-        previous = batch
+def batches(run: Run, start: int) -> Iterator[Fed]:
+    """What each step from `start` on is given, with the digest of its batch."""
+    return feed(run.experiment, run.dataset, run.program, run.bits.digests, start)
 
 
-def write_metrics(run: Run, pending: list[tuple[int, Array]], keep: int) -> None:
+def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
     """Log all pending steps but the newest `keep`; raises RunError where one is not finite."""
     done, pending[:] = pending[: len(pending) - keep], pending[len(pending) - keep :]
     if not done:
         return
-    newest = done[-1][0]
+    newest = done[-1].step
     numbers: dict[str, float] = {}
-    for step, packed in done:
+    for step, digest, packed, leaves in done:
         numbers = values(unpack(run.program.metric_names, packed))
         for name, value in numbers.items():
             if not math.isfinite(value):
-                run.log.flush()
+                flush(run)
                 raise RunError(
                     f"step {step}: {name} is {value}, the run stops; the newest "
                     f"checkpoint is of step {run.checkpoints.latest()}"
                 )
         run.log.write("train", step, numbers)
+        kept = {name: numbers[name] for name in NUMBERS}
+        run.bits.write(Step(step, digest, kept, run.program.fingerprint.read(leaves)))
     pace, last = run.meter.pace, run.experiment.steps
     pace.mark(newest)
     run.console.progress(
@@ -251,7 +262,7 @@ def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]
 
 def save(run: Run, state: TrainState, step: int) -> None:
     """State, data position and record in one commit."""
-    run.log.flush()
+    flush(run)
     run.checkpoints.save(
         step,
         state,
@@ -260,6 +271,12 @@ def save(run: Run, state: TrainState, step: int) -> None:
             "data": {"digest": run.dataset.digest, "next_batch": step},
         },
     )
+
+
+def flush(run: Run) -> None:
+    """Hand all lines to the operating system, before a checkpoint claims their step."""
+    run.log.flush()
+    run.bits.flush()
 
 
 def restore(
@@ -303,7 +320,7 @@ def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
     if run.checkpoints.latest() != step:
         save(run, state, step)
     validation = evaluate_and_log(run, state, step)
-    run.log.flush()
+    flush(run)
     params = e.optimizer.evaluation_params(state.opt_state, state.params)
     shown = e.task.showcase(params, run.dataset, key_for(e.seed, "text"))
     result = {
@@ -318,6 +335,7 @@ def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
         "resumed_from": run.start,
         **run.meter.record(),
         **machine(),
+        "files": runfiles.digests(path),
     }
     run.checkpoints.wait()
     runfiles.write_json(path / runfiles.RESULT, result)

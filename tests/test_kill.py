@@ -104,9 +104,8 @@ def test_a_run_killed_by_sigkill_three_times_ends_with_the_unbroken_bits(tmp_pat
     assert f"resumed from step {saved[-1]} of 60" in told
     assert resumed["state_digest"] == unbroken["state_digest"]
     assert resumed["validation"] == unbroken["validation"]
-    assert (killed / "metrics.jsonl").read_bytes() == (
-        tmp_path / "unbroken" / "metrics.jsonl"
-    ).read_bytes()
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        assert (killed / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
     other, _ = finish(tmp_path / "other", "--seed", "1")
     assert other["state_digest"] != unbroken["state_digest"]
 

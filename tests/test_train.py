@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import rundir, runfiles, train
+from lmjax import feed, rundir, runfiles, train
 from lmjax.checkpoint import Checkpoints
 from lmjax.errors import InputError, RunError
 from lmjax.experiment import Experiment
@@ -107,7 +107,8 @@ def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(tiny_gpt, step, mo
     resumed = run(tiny_gpt)
     assert resumed["state_digest"] == unbroken["state_digest"]
     assert resumed["validation"] == unbroken["validation"]
-    assert Path("run/metrics.jsonl").read_bytes() == Path("unbroken/metrics.jsonl").read_bytes()
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        assert Path("run", name).read_bytes() == Path("unbroken", name).read_bytes()
 
 
 @pytest.mark.bits
@@ -273,8 +274,8 @@ def test_nothing_is_compiled_after_step_two(tiny_gpt, monkeypatch):
 
 
 def test_the_loop_refuses_arrays_that_are_not_on_the_devices(tiny_mlp, monkeypatch):
-    real = train.prefetch
-    monkeypatch.setattr(train, "prefetch", lambda host, place: real(host, lambda x: [x]))
+    real = feed.prefetch
+    monkeypatch.setattr(feed, "prefetch", lambda host, place: real(host, lambda x: [(x, "")]))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         run(tiny_mlp)
 

@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.loop_overhead --json PATH
 
 The loop of lmjax.train, with everything a run does in it (data order, gathering, copying to the
-device, metrics of every step to metrics.jsonl, TensorBoard, progress), beside a `for` around the
-same compiled step on the same state and one batch that stays on the device. The two take turns,
-a block each; the ratio is taken within each pair, and the median over pairs is reported. Two equal
-blocks of the bare step beside each other give the noise of that ratio.
+device, metrics of every step to metrics.jsonl, its bits to trace.jsonl, TensorBoard, progress),
+beside a `for` around the same compiled step on the same state and one batch that stays on the
+device. The two take turns, a block each; the ratio is taken within each pair, and the median over
+pairs is reported. Two equal blocks of the bare step beside each other give the noise of that ratio.
 
 Each size is an MLP on embedded digits, wide enough for a step near the wanted length.
 Expected: at most 1 % at steps of 5 ms and 2 % at 1 ms.
@@ -36,6 +36,7 @@ from lmjax.signals import StopRequest
 from lmjax.speed import make_meter
 from lmjax.state import TrainState
 from lmjax.tasks import Classification
+from lmjax.trace import TraceLog
 from lmjax.writers import MetricsLog, read_history
 
 SIZES = {"1 ms": (320, 320), "5 ms": (768, 768, 768)}  # widths of the hidden layers
@@ -93,6 +94,7 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
         program,
         Checkpoints(folder / "checkpoints", 1),
         MetricsLog(folder, read_history(folder, 0)),
+        TraceLog(folder, []),
         Console(quiet=True),
         make_meter(experiment, program.abstract_state, host),
         Trace(None, folder),

@@ -98,6 +98,7 @@ class Work(NamedTuple):
     held_out: dict[str, list[Batch]]
     spans: tuple[Span, ...]
     evaluations: tuple[int, ...]
+    machine: str  # names what it is computed on and by which code
 
 
 def run(work: Work, cells: Sequence[Cell], stopped: Callable[[], object]) -> list[Json] | None:
@@ -117,14 +118,14 @@ def run(work: Work, cells: Sequence[Cell], stopped: Callable[[], object]) -> lis
     for number, span in enumerate(work.spans):
         pieces = [work.feed.piece(cell.seed, number) for cell in filled]
         carry, told = runner.advance(
-            carry, runner.join([piece.placed for piece in pieces]), span.count, knobs
+            carry, runner.join([piece.placed for piece in pieces]), span.updates, knobs
         )
         for lane, piece in zip(lanes, pieces, strict=False):
             lane.batches += piece.digests
         ends = span.stop in work.evaluations
         found = _evaluate(work, carry) if ends else None
         _absorb(work, lanes, pending)  # of the call before, so that the device never waits
-        pending = (span.count, told, found)
+        pending = (span.updates, told, found)
         if stopped():
             return None
         if all(lane.diverged is not None for lane in lanes):
@@ -197,6 +198,7 @@ def _result(work: Work, lane: _Lane, carry: Carry, number: int, seconds: float) 
         },
         "seconds": seconds,
         "strategy": work.runner.strategy.name,
+        "machine": work.machine,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from lmjax import catalog, overrides
 from lmjax.compare import assemble, comparison, directory, probe, spaces
 from lmjax.compare.dry import tell
+from lmjax.compare.execution import RUNNERS
 from lmjax.compare.plan import TUNING_OFFSET, Plan, make_plan, prepare_all
 from lmjax.compare.variants import Variant, of_axis, of_optimizers
 from lmjax.errors import InputError
@@ -118,6 +119,6 @@ def parser() -> Parser:
     add("--space", metavar="FILE", help="JSON: the rates of each variant (lmjax/compare/spaces.py)")
     add("--metric", metavar="NAME", help="of the held-out split, to compare by; loss")
     add("--out", metavar="DIR", help="the directory; comparisons/NAME-DIGEST")
-    add("--strategy", choices=("sequential", "loop", "lanes"), help="how cells are computed")
+    add("--strategy", choices=tuple(RUNNERS), help="how cells are computed")
     add("--dry-run", action="store_true", help="tell cells, time and memory; write nothing")
     return made

@@ -34,8 +34,8 @@ class Loaded(NamedTuple):
 class Workshop:
     """What the cells of a comparison are computed with, shared by variants where it is the same."""
 
-    def __init__(self, plan: Plan, loaded: Loaded, strategy: Strategy):
-        self.plan, self.strategy = plan, strategy
+    def __init__(self, plan: Plan, loaded: Loaded, strategy: Strategy, machine: str):
+        self.plan, self.strategy, self._machine = plan, strategy, machine
         self.programs = Programs(
             {v.label: v.experiment for v in plan.variants}, loaded.batches, strategy
         )
@@ -49,7 +49,8 @@ class Workshop:
         points = evaluation_steps(experiment.steps)
         stretches = spans(points, self.strategy.updates)
         feed, split = self._data(label, stretches)
-        return Work(experiment, self.programs[label], feed, split, stretches, points)
+        runner = self.programs[label]
+        return Work(experiment, runner, feed, split, stretches, points, self._machine)
 
     def batch(self, label: str) -> Batch:
         """A batch of a variant, for its shapes."""
@@ -118,7 +119,10 @@ def run(
     name = loaded.datasets[plan.baseline].name
     chosen = directory.claim(path, plan, strategy, command, name, console)
     limit_blas()
-    workshop, bars = Workshop(plan, loaded, chosen), Baselines(plan, loaded)
+    machine, differences = directory.register(path, plan.base)
+    if differences:
+        console.say(f"not as the comparison was begun: {'; '.join(differences)}")
+    workshop, bars = Workshop(plan, loaded, chosen, machine), Baselines(plan, loaded)
     with Leases(path, console.say).beating() as leases, stop:
         board = Board(plan, path, leases, chosen.lanes)
         workers = Workers(workshop, board, stop, progress.Progress(board, chosen, console))
@@ -131,8 +135,7 @@ def run(
         told = f"{done['done']} of {done['of']} cells are kept" if done else "all cells are kept"
         raise Unfinished(
             stop.number,
-            f"stopped; {told}, and {path / assemble.REPORT} is of those; "
-            "the same command goes on",
+            f"stopped; {told}, and {path / assemble.REPORT} is of those; the same command goes on",
         )
     return report
 

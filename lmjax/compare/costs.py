@@ -25,7 +25,7 @@ from lmjax.signals import StopRequest
 from lmjax.state import parameter_count
 
 COSTS, LEASE = "costs.json", "costs"
-SGD_LABEL = "sgd (reference)"
+SGD_LABEL = " sgd"  # no label of a variant has a space
 ROUNDS, LEAST_ROUNDS = 9, 3
 BLOCK = 0.06  # seconds of SGD in a block
 BUDGET = 20.0  # seconds that all rounds may take
@@ -63,21 +63,24 @@ class _Timed(NamedTuple):
 def measure(workshop: Any) -> dict[str, Any]:
     """What costs.json holds: a record for each variant."""
     found, timed, carries = {}, {}, {}
-    references: dict[Experiment, str] = {}
+    references: dict[Experiment, str] = {
+        experiment: label
+        for label, _, experiment in workshop.plan.variants
+        if experiment.optimizer == SGD()
+    }
     for label, _, experiment in workshop.plan.variants:
-        work = workshop.work(label)
         plain = replace(experiment, "optimizer", SGD())
         if plain not in references:
-            references[plain] = f"{SGD_LABEL} {len(references)}"
+            own = references[plain] = f"{SGD_LABEL}{len(references)}"
             runner = RUNNERS[workshop.strategy.name](
                 plain, workshop.batch(label), workshop.strategy
             )
-            timed[references[plain]], carries[references[plain]] = _begin(
-                workshop, label, runner, references[plain]
-            )
-        timed[label], carries[label] = _begin(workshop, label, work.runner, references[plain])
+            timed[own], carries[own] = _begin(workshop, label, runner, own)
+        runner = workshop.work(label).runner
+        timed[label], carries[label] = _begin(workshop, label, runner, references[plain])
         found[label] = _of_program(timed[label], carries[label])
-    times, count = _take_turns(timed, carries, [span.count for span in workshop.work(label).spans])
+    first = min(workshop.work(label).spans[0].updates for label in found)
+    times, count = _take_turns(timed, carries, first)
     for label, record in found.items():
         own, sgd = times[label], times[timed[label].reference]
         record["step_seconds"] = own
@@ -85,9 +88,7 @@ def measure(workshop: Any) -> dict[str, Any]:
     return {"strategy": workshop.strategy._asdict(), "updates_in_a_block": count, "costs": found}
 
 
-def _begin(
-    workshop: Any, label: str, runner: Sequential, reference: str
-) -> tuple[_Timed, Carry]:
+def _begin(workshop: Any, label: str, runner: Sequential, reference: str) -> tuple[_Timed, Carry]:
     """A program with something to compute."""
     lanes, seed = workshop.strategy.lanes, workshop.plan.tune_seeds[0]
     rate = runner.experiment.optimizer.learning_rate
@@ -143,10 +144,9 @@ def _operations(runner: Sequential, carry: Carry, piece: Any) -> flops.Count:
 
 
 def _take_turns(
-    timed: dict[str, _Timed], carries: dict[str, Carry], counts: list[int]
+    timed: dict[str, _Timed], carries: dict[str, Carry], most: int
 ) -> tuple[dict[str, list[float]], int]:
-    """(label -> seconds of an update in each round, updates in a block)."""
-    most = min(counts[0], 10_000)
+    """(label -> seconds of an update in each round, updates in a block, `most` at most)."""
 
     def block(label: str, count: int) -> float:
         own, begun = timed[label], time.perf_counter()

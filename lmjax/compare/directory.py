@@ -3,6 +3,7 @@
 plan.json      what is compared and how, with the machine; written before the first cell
 cells/ID.json  a finished cell, written whole
 leases/        who is at which cell
+machines/      on what, and by which code, cells were computed
 costs.json     what each variant costs, measured once
 report.*       written anew from these whenever a process ends
 """
@@ -11,23 +12,25 @@ import datetime
 import json
 import os
 import shlex
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import jax
 from etils import epath
 
 import lmjax
-from lmjax import catalog
+from lmjax import catalog, environment, source
 from lmjax.compare.execution import Strategy
 from lmjax.compare.plan import Plan, from_full_record, full_record
 from lmjax.console import Console
-from lmjax.doctor import machine
+from lmjax.environment import command_line
 from lmjax.errors import InputError
-from lmjax.runfiles import draft_of, read_json
+from lmjax.experiment import Experiment
+from lmjax.mesh import Parallel, make_mesh
+from lmjax.record import digest
+from lmjax.runfiles import draft_of, read_json, write_json
 
-PLAN = "plan.json"
+PLAN, MACHINES = "plan.json", "machines"
 SHOWN = 4  # differences that are told
 FOLDER = "comparisons"
 
@@ -91,14 +94,13 @@ def claim(
     strategy, measured = decide()
     record = {
         "lmjax": lmjax.__version__,
-        **code(),
         "data_name": data_name,
-        "command": shlex.join(["uv", "run", "lmjax", "compare", *command]),
+        "command": shlex.join(["uv", "run", "lmjax", "compare", *command_line(command)]),
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "decisive": plan.decisive(),
         "strategy": strategy._asdict(),
         "strategy_measured": measured,
-        **machine(),
+        **surroundings(plan.base),
         "plan": full_record(plan),
     }
     try:
@@ -119,21 +121,43 @@ def claim(
     return agreed
 
 
-def code() -> dict[str, Any]:
-    """The commit that lmjax lies in, and whether its files differ from it; None = nobody tells."""
-    folder = str(Path(lmjax.__file__).parent)
+def register(path: epath.Path, base: Experiment) -> tuple[str, list[str]]:
+    """(a name for this machine and code, how they differ from what the comparison began with).
 
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", folder, *words], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
+    They are kept by that name, for whoever finds a cell that does not come out again.
+    """
+    here = surroundings(base)
+    held = read_json(path / PLAN)
+    known = {"environment": decides(here["environment"]), "code": here["code"]["tree"]}
+    name = digest(known)[:8]
+    file = path / MACHINES / f"{name}.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, here)
+    return name, apart(held, here)
 
-    changes = git("status", "--porcelain", "--", ".")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+def apart(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """How two `surroundings` differ, as far as a bit can depend on it."""
+    found = environment.differences(then["environment"], now["environment"])
+    return [*map(str, found), *source.differences(then["code"], now["code"])]
+
+
+def surroundings(base: Experiment) -> dict[str, Any]:
+    """All that a cell's bits depend on beside the plan, as plain JSON."""
+    mesh = make_mesh(Parallel(), jax.devices()[:1])
+    found = {
+        "environment": environment.read_environment(mesh),
+        "code": source.read_code(base)._asdict(),
+    }
+    return json.loads(json.dumps(found))
+
+
+def decides(about: dict[str, Any]) -> dict[str, Any]:
+    """An environment without what differs between two equal machines."""
+    kept = {name: about[name] for name in ("settings", "compiler", "versions", "devices")}
+    machine = about["machine"] | {"cores": len(about["machine"]["cores"])}
+    return kept | {"machine": machine}
 
 
 def open_plan(path: epath.Path) -> tuple[Plan, Strategy, dict[str, Any]]:

@@ -26,7 +26,7 @@ def tell(
     """
     rows = [("variant", "first rates", "trials", "report seeds", "updates", "memory of a step")]
     most = 0
-    for label, words, experiment in plan.variants:
+    for label, _, experiment in plan.variants:
         mesh = shapes_only_mesh(experiment.parallel)
         _, state = fitting_state(experiment, batches[label], mesh)
         used = sum(x.whole for x in memory(experiment, state, batches[label], mesh).values())

@@ -116,7 +116,9 @@ class Sequential:
     def lowered(self, carry: Carry, piece: Any, knobs: Any) -> Any:
         """The program of `advance`, to ask for its memory."""
         before = piece[0] if self._asked else None
-        return self.program.train_step.lower(carry.state, piece[0], before, knobs)
+        return self.program.train_step.lower(  # type: ignore[attr-defined]  # a jitted one
+            carry.state, piece[0], before, knobs
+        )
 
 
 class Loop(Sequential):

@@ -85,9 +85,7 @@ def _trials(plan: Plan, found: dict[str, Any]) -> Json:
     told = ", ".join(f"{label} {count}" for label, count in counts.items())
     seeds = len(plan.tune_seeds)
     proof = f"{plan.trials} rates each, on {seeds} tuning seed{'s' * (seeds != 1)}"
-    return _row(
-        "the same number of trials", proof if equal else f"trials made: {told}", equal
-    )
+    return _row("the same number of trials", proof if equal else f"trials made: {told}", equal)
 
 
 def _seeds(plan: Plan, found: dict[str, Any]) -> Json:
@@ -118,4 +116,10 @@ def _same_auxiliary(plan: Plan) -> list[Json]:
 
 def _strategy(cells: list[Json]) -> Json:
     names = sorted({cell["strategy"] for cell in cells})
-    return _row("all cells computed in one way", ", ".join(names) or "no cell yet", len(names) < 2)
+    machines = {cell["machine"] for cell in cells}
+    proof = f"{', '.join(names)}; machine and code {', '.join(sorted(machines))}"
+    return _row(
+        "all cells computed in one way, by one code on one kind of machine",
+        proof if cells else "no cell yet",
+        len(names) < 2 and len(machines) < 2,
+    )

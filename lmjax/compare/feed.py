@@ -7,6 +7,7 @@ dropped and made again.
 
 import collections
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,17 +26,17 @@ class Span(NamedTuple):
     stop: int
 
     @property
-    def count(self) -> int:
+    def updates(self) -> int:
         return self.stop - self.start
 
 
 def spans(evaluations: Sequence[int], most: int) -> tuple[Span, ...]:
     """The stretches between evaluations, cut so that none has more than `most` updates."""
     found = []
-    for start, stop in zip(evaluations, evaluations[1:], strict=False):
+    for start, stop in itertools.pairwise(evaluations):
         pieces = -(-(stop - start) // most)
         edges = [start + (stop - start) * n // pieces for n in range(pieces + 1)]
-        found += [Span(*edge) for edge in zip(edges, edges[1:], strict=False)]
+        found += [Span(*edge) for edge in itertools.pairwise(edges)]
     return tuple(found)
 
 
@@ -92,9 +93,9 @@ class Feed:
 
     def _make(self, seed: int, number: int) -> Piece:
         span, size = self._spans[number], self._batch_size
-        rows = self._dataset.rows(seed, span.start * size, span.count * size)
+        rows = self._dataset.rows(seed, span.start * size, span.updates * size)
         host = {
-            name: np.ascontiguousarray(x).reshape(span.count, size, *x.shape[1:])
+            name: np.ascontiguousarray(x).reshape(span.updates, size, *x.shape[1:])
             for name, x in rows.items()
         }
         return Piece(self._place(host), digests(host), sum(x.nbytes for x in host.values()))

@@ -71,7 +71,7 @@ class Leases:
                 return False
             path = self._folder / f"{name}.lease"
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a+", errors="replace")
+            file = open(path, "a+", errors="replace")  # noqa: SIM115  # kept open: it is the lease
             taken = False
             try:
                 taken = self._try(name, file)

@@ -13,15 +13,22 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lmjax.compare.execution import LANES, RUNNERS, Name, Sequential, Strategy
-from lmjax.compare.execution import knobs_of, make_placer
+from lmjax.compare.execution import (
+    LANES,
+    RUNNERS,
+    Name,
+    Sequential,
+    Strategy,
+    knobs_of,
+    make_placer,
+)
 from lmjax.compare.feed import Feed, spans
 from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.data import Batch, Dataset
 from lmjax.experiment import Experiment
+from lmjax.mesh import Parallel, make_mesh
 from lmjax.models.base import OnPaper, placing
 from lmjax.parallel import abstract_state
-from lmjax.mesh import Parallel, make_mesh
 from lmjax.platforms import limit_blas
 from lmjax.step import make_train_step
 
@@ -55,10 +62,10 @@ def choose(
     """(strategy, the time for all cells and why it was chosen)."""
     limit_blas()
     experiment = plan.variant(plan.baseline).experiment
-    candidates = [forced] if forced else _order(experiment, batch)
+    candidates: list[Name] = [forced] if forced else _order(experiment, batch)
     probes: list[Probe] = []
     told: dict[str, str] = {}
-    for name in ("sequential", "loop", "lanes"):
+    for name in RUNNERS:
         if name not in candidates:
             told[name] = "not asked for" if forced else _why_never(name)
     for name in candidates:
@@ -144,7 +151,7 @@ def _try(plan: Plan, dataset: Dataset, batch: Batch, name: Name) -> Probe:
     experiment = plan.variant(plan.baseline).experiment
     points = evaluation_steps(experiment.steps)
     size = sum(x.nbytes for x in batch.values())
-    longest = max(span.count for span in spans(points, max(1, CALL_BYTES // size)))
+    longest = max(span.updates for span in spans(points, max(1, CALL_BYTES // size)))
     strategy = Strategy(name, longest, workers(name))
     runner = RUNNERS[name](experiment, batch, strategy)
     seed, stretches = plan.tune_seeds[0], spans(points, longest)
@@ -153,7 +160,7 @@ def _try(plan: Plan, dataset: Dataset, batch: Batch, name: Name) -> Probe:
     work = _Work(runner, piece, seed)
     work.advance(1, 1)  # compiles
     each = work.advance(1, 1)
-    count = max(1, min(stretches[0].count, round(TIMED / each)))
+    count = max(1, min(stretches[0].updates, round(TIMED / each)))
     calls = max(1, round(TIMED / (each * count)))
     if each * longest > CALL:
         strategy = strategy._replace(updates=max(1, int(CALL / each)))

@@ -38,9 +38,7 @@ class Progress:
                 self._seconds.setdefault(cell.variant, []).append(result["seconds"])
                 value = curve(result, self._board.plan.metric.name)[1][-1]
                 told = "diverged" if math.isinf(value) else f"{value:.4g}"
-                self._newest = (
-                    f"{cell.variant} at {named(cell.rate)}, seed {cell.seed}: {told}"
-                )
+                self._newest = f"{cell.variant} at {named(cell.rate)}, seed {cell.seed}: {told}"
                 self._fresh = True
 
     def show(self) -> None:

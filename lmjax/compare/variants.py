@@ -97,9 +97,7 @@ def _split(text: str) -> list[str]:
         raise InputError(f"--axis {text!r}: {error}") from None
 
 
-def _of_values(
-    base: Experiment, name: str, values: Sequence[str], parse: Parse
-) -> list[Variant]:
+def _of_values(base: Experiment, name: str, values: Sequence[str], parse: Parse) -> list[Variant]:
     """A variant for each value of a field, or for each alternative of a part."""
     path = name.replace("-", "_")
     if path in sockets(base):

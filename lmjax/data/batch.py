@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,14 @@ rows  int32 [B]: number of each row in the whole batch, by which a model drops o
 """
 
 
+class File(NamedTuple):
+    """A file that a data set is read from."""
+
+    name: str
+    size: int  # bytes
+    sha256: str  # "" where nobody has computed it
+
+
 class Dataset:
     """Loaded data: one endless stream of rows for each seed, with no iterator state.
 
@@ -35,6 +43,8 @@ class Dataset:
     summary: str  # one line for a reader: sizes and units
     alphabet: str = ""  # what its numbers mean: sets may be mixed where this is equal
     codec: Codec | None = None  # how its token ids are read as text; None = they are not
+    files: tuple[File, ...] = ()  # that it is read from, where it knows them
+    sampled: bool = False  # whether the digest is over pieces of what is too large to be read whole
 
     @property
     def members(self) -> "tuple[Dataset, ...]":

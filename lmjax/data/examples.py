@@ -100,6 +100,7 @@ class LabelledExamples(Dataset):
         for numbers in self.scale or ():
             content.update(numbers.tobytes())
         self.digest = content.hexdigest()
+        self.sampled = not isinstance(self.train, ArrayTable)
         shape = " x ".join(map(str, self.train.shape))
         self.summary = (
             f"{len(self.train):,} training and {len(self.test):,} held-out examples "

@@ -85,6 +85,8 @@ class Mixed(Dataset):
         self._members, self._quota = tuple(members), tuple(quota)
         self.name = " + ".join(member.name for member in members)
         self.alphabet = members[0].alphabet
+        self.files = tuple(file for member in members for file in member.files)
+        self.sampled = any(member.sampled for member in members)
         layout = _layout(members[0])
         for member in members[1:]:
             if _layout(member) != layout or member.alphabet != self.alphabet:

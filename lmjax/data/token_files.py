@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Integer
 
 from lmjax.data import token_index
+from lmjax.data.batch import File
 from lmjax.data.bpe import BPECodec
 from lmjax.data.stream import Stream
 from lmjax.data.texts import matching_files
@@ -74,7 +75,15 @@ def _indexed(path: epath.Path) -> Corpus:
         streams.append(
             Stream(told, pieces, vocab_size=index.vocab_size, boundaries=np.asarray(starts))
         )
-    return Corpus(streams[0], streams[1], index.vocab_size, _codec(path, index), index.digest)
+    codec, files = _codec(path, index), _files(index)
+    return Corpus(streams[0], streams[1], index.vocab_size, codec, index.digest, files=files)
+
+
+def _files(index: Index) -> tuple[File, ...]:
+    """The shards, with the hashes that were written with them."""
+    wide = np.dtype(index.dtype).itemsize
+    shards = [shard for name in token_index.SPLITS for shard in index.splits[name].shards]
+    return tuple(File(shard.file, shard.count * wide, shard.sha256) for shard in shards)
 
 
 def _codec(path: epath.Path, index: Index) -> Codec:
@@ -113,6 +122,8 @@ def _raw(config: Tokens, train: list[epath.Path], validation: list[epath.Path]) 
         None,
         content.hexdigest(),
         f"without an index: digest over {'all' if whole else f'{BLOCKS} blocks'} of each file",
+        tuple(File(path.name, path.stat().length, "") for path in pieces),
+        not whole,
     )
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from lmjax.data.batch import Batch, Data, Dataset, blank, padded
+from lmjax.data.batch import Batch, Data, Dataset, File, blank, padded
 from lmjax.data.order import shuffled, words
 from lmjax.data.packing import longest_row, pack
 from lmjax.data.patterns import reaches
@@ -35,6 +35,8 @@ class Corpus(NamedTuple):
     codec: Codec | None  # None = nobody says which text the ids stand for
     digest: str  # SHA-256 of all that decides the tokens
     note: str = ""  # for the reader of the summary
+    files: tuple[File, ...] = ()  # that hold them, where those are tokens already
+    sampled: bool = False  # whether the digest is over pieces of them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,7 @@ class TokenWindows(Dataset):
     def __init__(self, config: Tokens, corpus: Corpus):
         self.config = config
         self.name, self.digest = config.source, corpus.digest
+        self.files, self.sampled = corpus.files, corpus.sampled
         self.length = config.sequence_length
         self.train, self.validation = corpus.train, corpus.validation
         self.vocab_size, self.codec = corpus.vocab_size, corpus.codec

@@ -1,0 +1,117 @@
+"""trace.jsonl: the bits of a run, by which it is known again (lmjax/reproduce.py).
+
+{"step": 1, "batch": "8a12f0c3", "loss": "0x1.62e43p+1", "grad_norm": "0x1.8p+0",
+ "leaves": {"params/head/kernel": "5f0c...", ...}}
+
+A line for each step, with the CRC-32 of its batch and its loss and gradient norm as exact numbers;
+the fingerprint of every leaf of the state after each FINGERPRINT_EVERY steps, after step 0 and each
+that is saved, after the one that follows these, and after the last. Step 0 has leaves alone.
+
+Of what the standard library has, CRC-32 is the quickest by far: 8 us for 33 kB, where SHA-256 takes
+18 on a processor with instructions for it. Two batches that differ share one in 4 billion times.
+"""
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from lmjax.data import Batch
+from lmjax.lines import Line, read_lines
+from lmjax.runfiles import TRACE, write_text
+
+FINGERPRINT_EVERY = 50  # steps
+NUMBERS = ("loss", "grad_norm")  # the metrics whose bits are kept
+BATCH, LEAF = re.compile("[0-9a-f]{8}"), re.compile("[0-9a-f]{16}")
+
+
+class Step(NamedTuple):
+    """The bits of one step."""
+
+    step: int
+    batch: str  # of the batch that it was computed of; "" for step 0
+    numbers: dict[str, float]  # {} for step 0
+    leaves: dict[str, str]  # path -> fingerprint, after it; {} where none was taken
+
+    def text(self) -> str:
+        """As it stands in the file."""
+        entry: dict[str, Any] = {"step": self.step}
+        if self.step:
+            entry["batch"] = self.batch
+            entry |= {name: number.hex() for name, number in self.numbers.items()}
+        return json.dumps(entry | ({"leaves": self.leaves} if self.leaves else {}))
+
+
+class TraceLog:
+    """The file of a run, each step once, also after a resume; equal runs write equal files."""
+
+    def __init__(self, directory: epath.Path, history: list[Line]):
+        """Continue the trace of a run from its history; what came after that is dropped."""
+        path = directory / TRACE
+        self._last = max((line.step for line in history), default=-1)
+        write_text(path, "".join(f"{line.text}\n" for line in history))
+        self._file = path.open("a")
+
+    def takes_leaves(self, step: int, last: int) -> bool:
+        """Whether the state after this step is to be fingerprinted, whatever is saved."""
+        return step in (0, 1, last) or step % FINGERPRINT_EVERY == 0
+
+    def digests(self, rows: Batch, batch_size: int) -> list[str]:
+        """Of each of the batches that rows are made of."""
+        return list(batch_digests(rows, batch_size))
+
+    def write(self, step: Step) -> None:
+        """One line."""
+        if step.step > self._last:
+            self._last = step.step
+            self._file.write(step.text() + "\n")
+
+    def flush(self) -> None:
+        """Hand all lines to the operating system, before a checkpoint claims their step."""
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def batch_digests(rows: Batch, batch_size: int) -> Iterator[str]:
+    """CRC-32 over names, dtypes, shapes and bytes of each batch, eight hex digits."""
+    whole = {name: np.ascontiguousarray(rows[name]) for name in sorted(rows)}
+    heads = {
+        name: zlib.crc32(f"{name} {x.dtype} {[batch_size, *x.shape[1:]]}".encode())
+        for name, x in whole.items()
+    }
+    for start in range(0, len(next(iter(whole.values()))), batch_size):
+        found = 0
+        for name, x in whole.items():
+            content = x[start : start + batch_size].reshape(-1).view(np.uint8).data
+            found = zlib.crc32(content, zlib.crc32(heads[name].to_bytes(4, "little"), found))
+        yield f"{found:08x}"
+
+
+def read_trace(directory: epath.Path, step: int) -> list[Line]:
+    """The lines of a run that stands at `step`; raises InputError, and changes nothing."""
+    return read_lines(directory / TRACE, step, lambda entry: to_step(entry) is not None)
+
+
+def to_step(entry: dict[str, Any]) -> Step | None:
+    """The step of a line, None for one that is malformed."""
+    step, batch, leaves = entry["step"], entry.get("batch", ""), entry.get("leaves", {})
+    told = {name: entry[name] for name in NUMBERS if name in entry}
+    try:
+        numbers = {name: float.fromhex(text) for name, text in told.items()}
+    except (TypeError, ValueError, OverflowError):
+        return None
+    whole = set(told) == (set(NUMBERS) if step else set())
+    exact = all(math.isfinite(x) and x.hex() == told[name] for name, x in numbers.items())
+    if not (whole and exact) or step < 0 or not isinstance(leaves, dict):
+        return None
+    if not isinstance(batch, str) or bool(BATCH.fullmatch(batch)) != bool(step):
+        return None
+    fits = all(isinstance(x, str) and LEAF.fullmatch(x) for x in leaves.values())
+    return Step(step, batch, numbers, leaves) if fits else None
