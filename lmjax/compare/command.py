@@ -8,7 +8,7 @@ from lmjax import catalog, overrides
 from lmjax.compare import assemble, comparison, directory, probe, spaces
 from lmjax.compare.dry import tell
 from lmjax.compare.execution import RUNNERS
-from lmjax.compare.plan import TUNING_OFFSET, Plan, make_plan, prepare_all
+from lmjax.compare.plan import Plan, make_budget, make_plan, prepare_all
 from lmjax.compare.variants import Variant, of_axis, of_optimizers
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
@@ -16,6 +16,7 @@ from lmjax.flags import Parser, is_plain, number
 from lmjax.overrides import Parse
 
 SEEDS, TUNE_SEEDS, TRIALS = 5, 1, 7
+TUNING_OFFSET = 1000  # from the experiment's seed to the first that is tuned on
 OPTIMIZERS = ("adamw", "lion", "muon", "soap")  # and the experiment's own
 DESCRIPTION = """Variants of an experiment beside each other: each tuned by the same number of
 trials, then run on the same fresh seeds; with a verdict, and what it costs. The same command again
@@ -24,8 +25,10 @@ goes on where it was stopped."""
 
 def run(words: Sequence[str], parse: Parse) -> None:
     """The command."""
+    if "-h" in words or "--help" in words:
+        parser().print_help()
+        return
     if not words or words[0].startswith("-"):
-        parser().parse_args(["-h" if "-h" in words or "--help" in words else "--"])
         raise InputError("compare needs the name of an experiment")
     given, rest = parser().parse_known_args([*catalog.comparison(words[0]), *words[1:]])
     base = overrides.apply(catalog.find(words[0]), rest, parse)
@@ -52,9 +55,10 @@ def make(
     name: str, base: Experiment, given: argparse.Namespace, parse: Parse
 ) -> tuple[Plan, comparison.Loaded]:
     """The plan of the flags, checked, and its data; raises InputError."""
-    variants = _variants(base, given, parse)
     seeds = _seeds("--seeds", given.seeds, base.seed)
     tune_seeds = _seeds("--tune-seeds", given.tune_seeds, base.seed + TUNING_OFFSET)
+    budget = make_budget(seeds, tune_seeds, given.trials)
+    variants = _variants(base, given, parse)
     windows = spaces.windows(variants, given.trials, given.learning_rates, given.space)
     datasets, batches = prepare_all(variants)
     plan = make_plan(
@@ -62,12 +66,10 @@ def make(
         base,
         variants,
         datasets,
+        budget,
+        windows,
         baseline=given.baseline,
         metric=given.metric,
-        seeds=seeds,
-        tune_seeds=tune_seeds,
-        trials=given.trials,
-        windows=windows,
     )
     return plan, comparison.Loaded(datasets, batches)
 

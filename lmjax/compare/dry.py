@@ -43,12 +43,13 @@ def tell(
                 human(used),
             )
         )
+    tuned = len(plan.tune_seeds)
     held = most * strategy.workers * strategy.lanes
     seeds = ", ".join(map(str, plan.tune_seeds))
     lines = [
         aligned(rows),
         f"{plan.cells} cells: {len(plan.variants)} variants x ({plan.trials} trials on "
-        f"{len(plan.tune_seeds)} tuning seeds + {len(plan.report_seeds)} report seeds)",
+        f"{tuned} tuning seed{'s' * (tuned > 1)} + {len(plan.report_seeds)} report seeds)",
         f"tuned on seed {seeds}; reported on {', '.join(map(str, plan.report_seeds))}",
         f"compared by held-out {plan.metric.name}, the {plan.metric.better} the better",
         f"computed by: {strategy.name}, up to {strategy.updates} updates a call, "

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from flax.core import meta
 
 from lmjax.compare import spaces
 from lmjax.compare.spaces import Windows
@@ -14,18 +16,16 @@ from lmjax.compare.window import Decision, next_trial
 from lmjax.data import Batch, Dataset
 from lmjax.errors import FieldError, InputError, unknown
 from lmjax.experiment import Experiment
-from lmjax.mesh import Parallel, make_mesh
+from lmjax.models.base import OnPaper, placing
 from lmjax.optim.recipe import MatrixOptimizer
-from lmjax.parallel import abstract_state
+from lmjax.parallel import abstract_variables
 from lmjax.record import digest, from_record, to_record
 from lmjax.rng import SEED_LIMIT
-from lmjax.step import make_eval_step
 from lmjax.train import prepare
 
 SCHEMA = 1
 POINTS = 20  # evaluations of a cell, beside that at step 0
 LEAST_TRIALS, MOST_TRIALS, MOST_SEEDS = 3, 50, 1000
-TUNING_OFFSET = 1000  # from the experiment's seed to the first seed that is tuned on
 
 
 class Metric(NamedTuple):
@@ -60,8 +60,6 @@ class Plan(NamedTuple):
 
     def decide(self, label: str, losses: dict[float, float]) -> Decision:
         """What a variant's finished trials (rate -> mean loss, lower is better) ask for next."""
-        import numpy as np
-
         return next_trial(
             np.asarray(self.windows[label]),
             self.trials,
@@ -101,55 +99,16 @@ def evaluation_steps(steps: int) -> tuple[int, ...]:
     return tuple(sorted({round(steps * n / POINTS) for n in range(POINTS + 1)}))
 
 
-def make_plan(
-    name: str,
-    base: Experiment,
-    variants: Sequence[Variant],
-    datasets: dict[str, Dataset],
-    *,
-    baseline: str | None,
-    metric: str | None,
-    seeds: Sequence[int],
-    tune_seeds: Sequence[int],
-    trials: int,
-    windows: Windows,
-) -> Plan:
-    """A checked plan; raises InputError for what cannot be compared."""
-    labels = [variant.label for variant in variants]
-    if baseline is None:
-        baseline = "adamw" if "adamw" in labels else labels[0]
-    elif baseline not in labels:
-        raise unknown("baseline", baseline, labels)
-    _check_seeds(seeds, tune_seeds)
-    if not LEAST_TRIALS <= trials <= MOST_TRIALS:
-        told = f"must be {LEAST_TRIALS} to {MOST_TRIALS}"
-        raise InputError(
-            f"--trials {trials}: {told}; with fewer than 3 the best rate always stands at the edge"
-        )
-    known = metrics(variants[0].experiment, datasets[labels[0]])
-    for variant in variants[1:]:
-        others = metrics(variant.experiment, datasets[variant.label])
-        known = {key: value for key, value in known.items() if key in others}
-    headline = variants[0].experiment.task.headline_for(datasets[labels[0]])
-    chosen = "loss" if metric is None else metric
-    if chosen not in known:
-        raise unknown("metric", chosen, known)
-    return Plan(
-        name,
-        base,
-        tuple(variants),
-        baseline,
-        known[chosen],
-        known[headline],
-        tuple(seeds),
-        tuple(tune_seeds),
-        trials,
-        windows,
-        {label: datasets[label].digest for label in labels},
-    )
+class Budget(NamedTuple):
+    """How much is tried, checked."""
+
+    report_seeds: tuple[int, ...]
+    tune_seeds: tuple[int, ...]
+    trials: int
 
 
-def _check_seeds(seeds: Sequence[int], tune_seeds: Sequence[int]) -> None:
+def make_budget(seeds: Sequence[int], tune_seeds: Sequence[int], trials: int) -> Budget:
+    """Raises InputError for numbers from which nothing could be told."""
     if len(set(seeds)) < 2:
         raise InputError(
             f"--seeds: {len(set(seeds))} seed; must be at least 2: from one seed nothing tells a "
@@ -166,11 +125,53 @@ def _check_seeds(seeds: Sequence[int], tune_seeds: Sequence[int]) -> None:
             raise InputError(f"{flag}: seeds must be >= 0 and < {SEED_LIMIT}")
     both = sorted(set(seeds) & set(tune_seeds))
     if both:
-        told = ", ".join(map(str, both[:5]))
         raise InputError(
-            f"--tune-seeds: {told} is a report seed too; a rate that was chosen on a seed looks "
-            "better on it than it is"
+            f"--tune-seeds: {both[0]} is a report seed too; on a seed that it was chosen on, a "
+            "rate looks better than it is"
         )
+    if not LEAST_TRIALS <= trials <= MOST_TRIALS:
+        raise InputError(
+            f"--trials {trials}: must be {LEAST_TRIALS} to {MOST_TRIALS}; with fewer than 3 the "
+            "best rate always stands at the edge"
+        )
+    return Budget(tuple(seeds), tuple(tune_seeds), trials)
+
+
+def make_plan(
+    name: str,
+    base: Experiment,
+    variants: Sequence[Variant],
+    datasets: dict[str, Dataset],
+    budget: Budget,
+    windows: Windows,
+    *,
+    baseline: str | None,
+    metric: str | None,
+) -> Plan:
+    """A checked plan; raises InputError for a baseline or a metric that there is not."""
+    labels = [variant.label for variant in variants]
+    if baseline is None:
+        baseline = "adamw" if "adamw" in labels else labels[0]
+    elif baseline not in labels:
+        raise unknown("baseline", baseline, labels)
+    known = metrics(variants, datasets)
+    chosen = "loss" if metric is None else metric
+    if chosen not in known:
+        raise unknown("metric", chosen, known)
+    headline = variants[0].experiment.task.headline_for(datasets[labels[0]])
+    return Plan(
+        name,
+        base,
+        tuple(variants),
+        baseline,
+        known[chosen],
+        known[headline],
+        budget.report_seeds,
+        budget.tune_seeds,
+        budget.trials,
+        windows,
+        {label: datasets[label].digest for label in labels},
+    )
 
 
 def prepare_all(variants: Sequence[Variant]) -> tuple[dict[str, Dataset], dict[str, Batch]]:
@@ -194,16 +195,26 @@ def prepare_all(variants: Sequence[Variant]) -> tuple[dict[str, Dataset], dict[s
     return datasets, batches
 
 
-def metrics(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
-    """Name -> every metric that an evaluation has; nothing is computed."""
-    batch = dataset.batch(experiment.seed, 0, experiment.batch_size)
-    mesh = make_mesh(Parallel(), jax.devices()[:1])
-    _, state = abstract_state(experiment, batch, mesh)
-    found = jax.eval_shape(make_eval_step(experiment), state, batch)
-    names = list(found) + list(experiment.task.derived(dict.fromkeys(found, 1.0)))
+def metrics(variants: Sequence[Variant], datasets: dict[str, Dataset]) -> dict[str, Metric]:
+    """Name -> every metric that an evaluation of all variants has; nothing is computed."""
+    found: dict[Any, dict[str, Metric]] = {}
+    for label, _, experiment in variants:
+        key = experiment.task, experiment.data
+        if key not in found:
+            found[key] = _metrics(experiment, datasets[label])
+    first, *others = found.values()
+    return {name: x for name, x in first.items() if all(name in other for other in others)}
+
+
+@placing(OnPaper())
+def _metrics(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
+    task, batch = experiment.task, dataset.batch(experiment.seed, 0, experiment.batch_size)
+    variables = meta.unbox(abstract_variables(experiment, batch))
+    told = jax.eval_shape(lambda v, b: task.outcome(v, b, None).metrics, variables, batch)
+    names = ["loss", *told]
+    names += task.derived(dict.fromkeys(names, 1.0))
     if len(dataset.members) > 1:
         names += [f"{name}/{member.name}" for name in names for member in dataset.members]
-    task = experiment.task
 
     def metric(name: str) -> Metric:
         plain = name.partition("/")[0]

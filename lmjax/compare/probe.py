@@ -17,7 +17,6 @@ from lmjax.compare.execution import (
     LANES,
     RUNNERS,
     Name,
-    Sequential,
     Strategy,
     knobs_of,
     make_placer,
@@ -37,6 +36,7 @@ CALL_BYTES = 2**26  # of batches in one call
 TIMED = 0.25  # seconds of one measurement, of which there are ROUNDS
 ROUNDS = 3
 GAIN = 0.5  # share of the time that another strategy might save, at most
+CLEARLY = 0.9  # of the time of the likelier one, that another must not take longer than
 CONVOLUTION = "conv_general_dilated"
 
 
@@ -46,14 +46,10 @@ class Probe(NamedTuple):
     strategy: Strategy
     pace: float  # updates of a cell a second, with all lanes full and all workers at work
     total: float  # seconds that all cells would take
-    tried: float  # seconds that trying it took
 
     def text(self) -> str:
         """For the record."""
-        return (
-            f"{self.pace:.4g} updates a second, {self.total:.3g} s for all cells "
-            f"({self.tried:.2g} s to compile and measure)"
-        )
+        return f"{self.pace:.4g} updates a second, {self.total:.3g} s for all cells"
 
 
 def choose(
@@ -63,21 +59,29 @@ def choose(
     limit_blas()
     experiment = plan.variant(plan.baseline).experiment
     candidates: list[Name] = [forced] if forced else _order(experiment, batch)
-    probes: list[Probe] = []
-    told: dict[str, str] = {}
-    for name in RUNNERS:
-        if name not in candidates:
-            told[name] = "not asked for" if forced else _why_never(name)
+    told = {name: "not asked for" if forced else _why_never() for name in RUNNERS}
+    trials: list[_Trial] = []
     for name in candidates:
-        why = _hopeless(name, plan, probes)
+        why = _hopeless(name, plan, trials)
         if why:
             told[name] = f"not tried: {why}"
-            continue
-        probes.append(_try(plan, dataset, batch, name))
-        told[name] = probes[-1].text()
-    best = min(probes, key=lambda probe: probe.total)
-    reason = "as --strategy asks" if forced else "the soonest of those that were tried"
-    return best.strategy, {"estimated_seconds": best.total, "reason": reason, "tried": told}
+        else:
+            trials.append(_Trial(plan, dataset, batch, name))
+    if len(trials) > 1:  # by turns, so that what slows the machine for a while slows all
+        for _ in range(ROUNDS):
+            for trial in trials:
+                trial.measure()
+    probes = [trial.probe() for trial in trials]
+    told |= {probe.strategy.name: probe.text() for probe in probes}
+    best = probes[0]
+    for probe in probes[1:]:
+        best = probe if probe.total < CLEARLY * best.total else best
+    reason = "the soonest of those that were tried" if len(probes) > 1 else "no other was tried"
+    return best.strategy, {
+        "estimated_seconds": best.total,
+        "reason": "as --strategy asks" if forced else reason,
+        "tried": told,
+    }
 
 
 def _order(experiment: Experiment, batch: Batch) -> list[Name]:
@@ -89,7 +93,7 @@ def _order(experiment: Experiment, batch: Batch) -> list[Name]:
     return ["loop", "lanes", "sequential"]
 
 
-def _why_never(name: Name) -> str:
+def _why_never() -> str:
     if len(jax.devices()) > 1:
         return "not tried: it uses one device"
     return (
@@ -108,13 +112,14 @@ def _convolves(experiment: Experiment, batch: Batch) -> bool:
     return CONVOLUTION in str(jax.make_jaxpr(step)(state, batch, previous, knobs_of(1.0, 0)))
 
 
-def _hopeless(name: Name, plan: Plan, probes: list[Probe]) -> str | None:
+def _hopeless(name: Name, plan: Plan, trials: list["_Trial"]) -> str | None:
     """Why a strategy is not tried; None = it is."""
-    if not probes:
+    if not trials:
         return None
-    cost, best = max(probe.tried for probe in probes), min(probe.total for probe in probes)
-    if GAIN * best < cost:
-        return f"that takes about {cost:.2g} s, and might save {GAIN * best:.2g} s"
+    cost = max(trial.seconds for trial in trials)
+    saved = GAIN * min(trial.probe().total for trial in trials)
+    if saved < cost:
+        return f"that takes about {cost:.2g} s, and might save {saved:.2g} s"
     fill = fill_of(plan, LANES if name == "lanes" else 1)
     if jax.default_backend() == "cpu" and fill < 0.5:
         return f"only {fill:.0%} of the lanes would be full"
@@ -145,60 +150,63 @@ def fill_of(plan: Plan, lanes: int) -> float:
     return total / (calls * lanes)
 
 
-def _try(plan: Plan, dataset: Dataset, batch: Batch, name: Name) -> Probe:
-    """Compile the baseline under a strategy and time it."""
-    begun = time.perf_counter()
-    experiment = plan.variant(plan.baseline).experiment
-    points = evaluation_steps(experiment.steps)
-    size = sum(x.nbytes for x in batch.values())
-    longest = max(span.updates for span in spans(points, max(1, CALL_BYTES // size)))
-    strategy = Strategy(name, longest, workers(name))
-    runner = RUNNERS[name](experiment, batch, strategy)
-    seed, stretches = plan.tune_seeds[0], spans(points, longest)
-    feed = Feed(dataset, experiment.batch_size, stretches, make_placer(experiment, strategy), 0)
-    piece = runner.join([feed.piece(seed, 0).placed] * strategy.lanes)
-    work = _Work(runner, piece, seed)
-    work.advance(1, 1)  # compiles
-    each = work.advance(1, 1)
-    count = max(1, min(stretches[0].updates, round(TIMED / each)))
-    calls = max(1, round(TIMED / (each * count)))
-    if each * longest > CALL:
-        strategy = strategy._replace(updates=max(1, int(CALL / each)))
-    seconds = min(work.all_workers(count, calls) for _ in range(ROUNDS))
-    pace = strategy.workers * strategy.lanes * count * calls / seconds
-    updates = sum(v.experiment.steps for v in plan.variants) * plan.cells / len(plan.variants)
-    total = updates / pace / fill_of(plan, strategy.lanes)
-    return Probe(strategy, pace, total, time.perf_counter() - begun)
+class _Trial:
+    """The baseline compiled under a strategy, and how fast it goes."""
 
-
-class _Work(NamedTuple):
-    """What a probe computes."""
-
-    runner: Sequential
-    piece: Any
-    seed: int
-
-    def advance(self, count: int, calls: int) -> float:
-        """Seconds of some calls by one worker."""
-        rate = self.runner.experiment.optimizer.learning_rate
-        each = [knobs_of(rate, self.seed)] * self.runner.strategy.lanes
-        knobs, carry = self.runner.knobs(each), self.runner.start(each)
-        jax.block_until_ready(carry.state)
+    def __init__(self, plan: Plan, dataset: Dataset, batch: Batch, name: Name):
         begun = time.perf_counter()
-        for _ in range(calls):
-            carry, told = self.runner.advance(carry, self.piece, count, knobs)
-            self.runner.read(told, count)
-        return time.perf_counter() - begun
+        self._plan = plan
+        experiment = plan.variant(plan.baseline).experiment
+        points = evaluation_steps(experiment.steps)
+        size = sum(x.nbytes for x in batch.values())
+        longest = max(span.updates for span in spans(points, max(1, CALL_BYTES // size)))
+        self._strategy = Strategy(name, longest, workers(name))
+        self._runner = RUNNERS[name](experiment, batch, self._strategy)
+        self._seed, stretches = plan.tune_seeds[0], spans(points, longest)
+        place = make_placer(experiment, self._strategy)
+        feed = Feed(dataset, experiment.batch_size, stretches, place, 0)
+        piece = feed.piece(self._seed, 0).placed
+        self._piece = self._runner.join([piece] * self._strategy.lanes)
+        self._advance(1, 1)  # compiles
+        self._each = self._advance(1, 1)
+        self._count = max(1, min(stretches[0].updates, round(TIMED / self._each)))
+        self._calls = max(1, round(TIMED / (self._each * self._count)))
+        self._paces: list[float] = []
+        self.measure()
+        self.seconds = time.perf_counter() - begun  # that trying it took
 
-    def all_workers(self, count: int, calls: int) -> float:
-        """Seconds that all workers take for as many calls each."""
+    def measure(self) -> None:
+        """One round."""
+        workers = self._strategy.workers
         threads = [
-            threading.Thread(target=self.advance, args=(count, calls))
-            for _ in range(self.runner.strategy.workers)
+            threading.Thread(target=self._advance, args=(self._count, self._calls))
+            for _ in range(workers)
         ]
         begun = time.perf_counter()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        done = workers * self._strategy.lanes * self._count * self._calls
+        self._paces.append(done / (time.perf_counter() - begun))
+
+    def probe(self) -> Probe:
+        """What the rounds so far say."""
+        plan, pace = self._plan, max(self._paces)
+        updates = sum(v.experiment.steps for v in plan.variants) * plan.cells / len(plan.variants)
+        total = updates / pace / fill_of(plan, self._strategy.lanes)
+        within = max(1, min(self._strategy.updates, int(CALL / self._each)))
+        return Probe(self._strategy._replace(updates=within), pace, total)
+
+    def _advance(self, count: int, calls: int) -> float:
+        """Seconds of some calls by one worker."""
+        runner = self._runner
+        rate = runner.experiment.optimizer.learning_rate
+        each = [knobs_of(rate, self._seed)] * self._strategy.lanes
+        knobs, carry = runner.knobs(each), runner.start(each)
+        jax.block_until_ready(carry.state)
+        begun = time.perf_counter()
+        for _ in range(calls):
+            carry, told = runner.advance(carry, self._piece, count, knobs)
+            runner.read(told, count)
         return time.perf_counter() - begun

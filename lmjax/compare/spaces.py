@@ -11,7 +11,9 @@ for a variant:
 A grid is one to take three rates of, as the optimizer's own; a list is what to begin with itself.
 """
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,9 @@ def read(file: str, variants: Sequence[Variant]) -> dict[str, LogGrid | Choice]:
         if not isinstance(entry, dict):
             raise InputError(f"{where}: {label}: must be an object of hyper-parameters")
         space = {name: _values(f"{where}: {label}.{name}", x) for name, x in entry.items()}
+        for value in space[RATE].values if RATE in space else ():
+            if isinstance(value, (bool, str)):
+                raise InputError(f"{where}: {label}.{RATE} = {value!r}: must be a number")
         try:
             check_space(optimizers[label], space)
         except InputError as error:
@@ -101,14 +106,34 @@ def _rates(where: str, space: Space) -> LogGrid | Choice:
 
 
 def _values(where: str, value: Any) -> LogGrid | Choice:
+    """What a file says of one hyper-parameter."""
+    if isinstance(value, dict):
+        return _grid(where, value)
+    if not isinstance(value, list):
+        raise InputError(f"{where}: must be a list of values, or a grid with low and high")
+    if not all(isinstance(x, (bool, int, float, str)) for x in value):
+        raise InputError(f"{where}: must be numbers or words")
     try:
-        if isinstance(value, list):
-            return Choice(tuple(value))
-        if isinstance(value, dict):
-            return LogGrid(**value)
+        return Choice(tuple(value))
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _grid(where: str, given: dict[str, Any]) -> LogGrid:
+    names = [field.name for field in dataclasses.fields(LogGrid)]
+    for name, value in given.items():
+        if name not in names:
+            raise InputError(f"{where}: {unknown('field of a grid', name, names)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{where}.{name} = {value!r}: must be a number")
+    missing = [name for name in ("low", "high") if name not in given]
+    if missing:
+        raise InputError(f"{where}: a grid needs {missing[0]}")
+    try:
+        ends = {name: float(given[name]) for name in ("low", "high")}
+        return LogGrid(**{**given, **ends})
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from None
-    raise InputError(f"{where}: must be a list of values, or a grid with low and high")
 
 
 def _numbers(space: Choice) -> list[float]:
@@ -118,6 +143,8 @@ def _numbers(space: Choice) -> list[float]:
 def _window(where: str, rates: Sequence[float], trials: int) -> tuple[float, ...]:
     """Rates that were given, ascending."""
     found = tuple(sorted(float(rate) for rate in rates))
+    if any(not 0 < rate < math.inf for rate in found):
+        raise InputError(f"{where}: rates must be > 0 and finite")
     if any(named(rate) != repr_of(rate) for rate in found):
         raise InputError(f"{where}: rates may have {DIGITS} digits, by which cells are named")
     if len(set(found)) < len(found):
