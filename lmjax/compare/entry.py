@@ -177,7 +177,7 @@ def _sensitivity(plan: Plan, each: Finished) -> Json | None:
     }
 
 
-def _budget(plan: Plan, each: Finished) -> list[list[float | None]]:
+def _budget(plan: Plan, each: Finished) -> list[list[Any]]:
     """[k, expected best of k trials, least, most], in the metric."""
     losses = [float(np.mean(x)) for x in each.trials.losses.values()]
     if not losses:

@@ -10,7 +10,7 @@ from flax.core import meta
 
 from lmjax.compare import spaces
 from lmjax.compare.spaces import Windows
-from lmjax.compare.variants import Variant
+from lmjax.compare.variants import Variant, decides
 from lmjax.compare.verdict import Better
 from lmjax.compare.window import Decision, next_trial
 from lmjax.data import Batch, Dataset
@@ -77,8 +77,8 @@ class Plan(NamedTuple):
         """All that decides a cell's numbers or which cells there are, as plain JSON."""
         return {
             "schema": SCHEMA,
-            "experiment": to_record(self.base, free=False),
-            "variants": {v.label: to_record(v.experiment, free=False) for v in self.variants},
+            "experiment": decides(self.base),
+            "variants": {v.label: decides(v.experiment) for v in self.variants},
             "baseline": self.baseline,
             "metric": self.metric.name,
             "report_seeds": list(self.report_seeds),

@@ -17,7 +17,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lmjax import overrides
 from lmjax.errors import InputError
@@ -79,14 +79,22 @@ def checked(base: Experiment, variants: Sequence[Variant]) -> tuple[Variant, ...
     for variant in variants:
         if variant.experiment.seed != base.seed:
             raise InputError(f"{variant.label}: seed: every variant is run with all of --seeds")
-        decides = repr(to_record(variant.experiment, free=False))
-        if decides in seen:
+        told = repr(decides(variant.experiment))
+        if told in seen:
             raise InputError(
-                f"variants {seen[decides]!r} and {variant.label!r} differ in nothing that decides "
+                f"variants {seen[told]!r} and {variant.label!r} differ in nothing that decides "
                 "a number"
             )
-        seen[decides] = variant.label
+        seen[told] = variant.label
     return tuple(variants)
+
+
+def decides(experiment: Experiment) -> dict[str, Any]:
+    """Of an experiment's record, all that decides a number of its cells.
+
+    A run may be prolonged under some schedules; a cell ends where all do.
+    """
+    return {**to_record(experiment, free=False), "steps": experiment.steps}
 
 
 def _split(text: str) -> list[str]:
