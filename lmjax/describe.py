@@ -23,7 +23,7 @@ from lmjax.parts import validate
 from lmjax.rng import key_for
 from lmjax.roles import Leaf, Roles
 from lmjax.speed import counted, training_costs
-from lmjax.state import TrainState, parameter_count
+from lmjax.state import TrainState, parameter_count, state_copies
 from lmjax.step import as_computed
 
 
@@ -255,6 +255,7 @@ def to_json(d: Description) -> dict[str, Any]:
         ],
         "mesh": dict(d.mesh.shape),
         "bytes": {name: pair._asdict() for name, pair in d.memory.items()},
+        "state_copies": state_copies(d.state),
         "flops": {"unit": d.experiment.task.unit, "length": d.length, **d.costs},
         "not_counted": sorted(d.unseen),
     }

@@ -24,6 +24,15 @@ def parameter_count(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+def state_copies(state: TrainState) -> float:
+    """Bytes that the optimizer keeps for each byte of parameters; AdamW: 2 and its counters."""
+
+    def size(tree: Any) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    return size(state.opt_state) / size(state.params)
+
+
 def state_digest(state: TrainState) -> str:
     """SHA-256 over (path, dtype, shape, fingerprint) of each leaf; nothing is gathered for it."""
     fingerprint = Fingerprint(state)

@@ -1,16 +1,37 @@
 """The contract that every optimizer keeps, one row each."""
 
 import dataclasses
+import functools
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
-from lmjax.optim import SGD, AdamW, Lion, Muon, Optimizer
-from lmjax.parts import alternatives, leaves, replace
+from lmjax.errors import FieldError
+from lmjax.optim import (
+    MARS,
+    SGD,
+    SOAP,
+    Adafactor,
+    AdamW,
+    AdEMAMix,
+    Lion,
+    Momentum,
+    Muon,
+    MuonOptax,
+    NAdamW,
+    Nesterov,
+    Optimizer,
+    ScheduleFreeAdamW,
+)
+from lmjax.parts import alternatives, leaves, replace, validate
 from lmjax.roles import Leaf
 
 ROLES = {
@@ -18,35 +39,59 @@ ROLES = {
     "table": Leaf((5, 4), ("vocab", "embed")),
     "bias": Leaf((4,), ("embed",)),
 }
+SIZES = {name: leaf.size for name, leaf in ROLES.items()}
 PARAMS = {
     name: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape), jnp.float32)
     for name, leaf in ROLES.items()
 }
+STEPS = 60
+
+
+class Row(NamedTuple):
+    """An optimizer, and how many numbers its state holds."""
+
+    optimizer: Optimizer
+    numbers: int  # in arrays as large as their parameters, or as the comment says
+    counters: int  # single numbers
+
+
+def copies(count: int) -> int:
+    return count * sum(SIZES.values())
+
+
+AUXILIARY = 2 * (SIZES["table"] + SIZES["bias"])  # AdamW's two moments
 ROWS = [
-    (SGD(), 0),
-    (SGD(momentum=0.9), 1),
-    (SGD(momentum=0.9, nesterov=True), 1),
-    (AdamW(), 2),
-    (Lion(learning_rate=0.01), 1),
-    (Muon(), 1),
+    Row(SGD(), 0, 1),
+    Row(Momentum(), copies(1), 1),
+    Row(Nesterov(), copies(1), 1),
+    Row(AdamW(), copies(2), 2),
+    Row(NAdamW(), copies(2), 2),
+    # a row and a column for each matrix of the stack; the rest is too small
+    Row(Adafactor(factored_from=4), 2 * (4 + 6) + (5 + 4) + SIZES["bias"], 2),
+    Row(Lion(learning_rate=0.01), copies(1), 2),
+    Row(AdEMAMix(), copies(3), 3),
+    Row(ScheduleFreeAdamW(), copies(2), 5),
+    Row(Muon(), SIZES["stack"] + AUXILIARY, 2),
+    Row(MuonOptax(), SIZES["stack"] + 3 + AUXILIARY, 3),  # and the quintic's coefficients
+    # two moments, then two factors and two bases for each matrix
+    Row(SOAP(refresh_every=2), 2 * SIZES["stack"] + 2 * 2 * (4**2 + 6**2) + AUXILIARY, 3),
+    Row(MARS(), 3 * (SIZES["stack"] + SIZES["table"]) + 2 * SIZES["bias"], 3),
+    Row(MARS(exact=True), copies(1) + copies(2), 4),
 ]
-each = pytest.mark.parametrize(
-    ("optimizer", "copies"),
-    ROWS,
-    ids=[f"{o.label}{'-nesterov' * getattr(o, 'nesterov', False)}-{c}" for o, c in ROWS],
-)
+IDS = [row.optimizer.label + "-exact" * getattr(row.optimizer, "exact", False) for row in ROWS]
+each = pytest.mark.parametrize("row", ROWS, ids=IDS)
 
 
-def constant(count):
+def constant(count: Any) -> float:
     return 1.0
 
 
-def build(optimizer: Optimizer, learning_rate=None):
+def build(optimizer: Optimizer, learning_rate: Any = None) -> optax.GradientTransformationExtraArgs:
     rate = optimizer.learning_rate if learning_rate is None else learning_rate
     return optimizer.build(ROLES, rate, constant)
 
 
-def gradients(step: int, dtype=jnp.float32):
+def gradients(step: int, dtype: Any = jnp.float32) -> Callable[[Any], Any]:
     """Noisy gradients of half the squared norm, fixed by the step; every third is very noisy."""
     rng, noise = np.random.default_rng(step), 5.0 if step % 3 == 1 else 0.1
     return lambda params: jax.tree.map(
@@ -54,125 +99,218 @@ def gradients(step: int, dtype=jnp.float32):
     )
 
 
-def trajectory(optimizer: Optimizer, steps: int = 9, params=PARAMS):
-    transform = build(optimizer)
-    state = transform.init(params)
-    for step in range(steps):
-        updates, state = transform.update(gradients(step)(params), state, params)
-        params = optax.apply_updates(params, updates)
-    return optimizer.evaluation_params(state, params)
+def noise(steps: int, scale: float = 1.0) -> Any:
+    """What is added to the gradients of half the squared norm, [steps, ...]; a third is large."""
+    rng = np.random.default_rng(3)
+    large = np.where(np.arange(steps) % 3 == 1, 5.0, 0.1) * scale
+    return {
+        name: jnp.asarray(
+            large.reshape(-1, *[1] * p.ndim) * rng.normal(size=(steps, *p.shape)), p.dtype
+        )
+        for name, p in PARAMS.items()
+    }
 
 
-def same(a, b) -> bool:
+def walk(optimizer: Optimizer, rate: Any, params: Any, noise: Any, curvature: Any = 1.0) -> Any:
+    """(where the model is evaluated after all steps, the state): one scan; to be traced."""
+    transform = build(optimizer, rate)
+
+    def step(carry: Any, noise: Any) -> tuple[Any, None]:
+        params, state = carry
+
+        def at(params: Any) -> Any:
+            def gradient(p: Any, n: Any) -> Any:
+                return (curvature * p + n).astype(p.dtype)
+
+            return None, jax.tree.map(gradient, params, noise)
+
+        oracle = types.SimpleNamespace(value_and_grad=at)
+        updates, state = transform.update(at(params)[1], state, params, oracle=oracle)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, state), _ = jax.lax.scan(step, (params, transform.init(params)), noise)
+    return optimizer.evaluation_params(state, params), state
+
+
+def quickly(function: Callable[..., Any]) -> Any:
+    """Jitted with as little optimisation as XLA allows: these programs run for milliseconds."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def traced(optimizer: Optimizer) -> Callable[..., Any]:
+    """(rate, params, noise, curvature) -> as `walk` without decay, compiled once a shape."""
+    return jax.jit(functools.partial(walk, dataclasses.replace(optimizer, weight_decay=0.0)))
+
+
+def same(a: Any, b: Any) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
 
 
-def test_every_optimizer_has_a_row():
-    ours = {o for o in alternatives(Optimizer).values() if o.__module__.startswith("lmjax.")}
-    assert {type(optimizer) for optimizer, _ in ROWS} == ours
+def ours() -> set[type[Optimizer]]:
+    found = alternatives(Optimizer).values()
+    return {cls for cls in found if cls.__module__.startswith("lmjax.")}
+
+
+def test_every_optimizer_has_a_row() -> None:
+    assert {type(row.optimizer) for row in ROWS} == ours()
 
 
 @each
-def test_it_optimises(optimizer, copies):
-    quick = replace(optimizer, "learning_rate", 0.05)
-    transform = build(quick)
-    params, state = PARAMS, transform.init(PARAMS)
-    for _ in range(60):
-        updates, state = transform.update(gradients(0)(params), state, params)
-        params = optax.apply_updates(params, updates)
+def test_it_optimises_in_a_scan(row: Row) -> None:
+    params, _ = traced(row.optimizer)(jnp.float32(0.05), PARAMS, noise(STEPS, 0.02), 1.0)
     before, after = (float(optax.tree.norm(p)) for p in (PARAMS, params))
     assert after < 0.9 * before
+    still, _ = traced(row.optimizer)(jnp.float32(0), PARAMS, noise(STEPS, 0.02), 1.0)
+    assert np.allclose(float(optax.tree.norm(still)), before, rtol=0.3)  # the auxiliary may move
 
 
 @each
-def test_state_bytes(optimizer, copies):
-    """Copies of the moved parameters; the table and bias of a matrix method keep AdamW's two."""
-    state = build(optimizer).init(PARAMS)
-    size = {name: leaf.size for name, leaf in ROLES.items()}
-    held = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
-    auxiliary = isinstance(optimizer, Muon)
-    assert held == copies * size["stack"] + (2 if auxiliary else copies) * (
-        size["table"] + size["bias"]
-    )
+def test_a_traced_rate_gives_the_bits_of_a_constant_one(row: Row) -> None:
+    rate = np.float32(row.optimizer.learning_rate)
+    still = dataclasses.replace(row.optimizer, weight_decay=0.0)
+
+    @jax.jit
+    def constant_rate(params: Any, noise: Any, curvature: Any) -> Any:
+        return walk(still, float(rate), params, noise, curvature)
+
+    by_constant = constant_rate(PARAMS, noise(STEPS), 1.0)
+    assert same(traced(row.optimizer)(rate, PARAMS, noise(STEPS), 1.0), by_constant)
+    other = np.nextafter(rate, np.float32(1))
+    assert not same(traced(row.optimizer)(other, PARAMS, noise(STEPS), 1.0), by_constant)
 
 
 @each
-def test_a_traced_rate_gives_the_bits_of_a_constant_one(optimizer, copies):
-    def steps(rate):
-        transform = build(optimizer, rate)
-        state, params = transform.init(PARAMS), PARAMS
-        for step in range(4):
-            updates, state = transform.update(gradients(step)(params), state, params)
-            params = optax.apply_updates(params, updates)
-        return params
-
-    rate = np.float32(optimizer.learning_rate)
-    constant_rate = jax.jit(lambda: steps(float(rate)))()
-    assert same(jax.jit(steps)(rate), constant_rate)
-    assert not same(jax.jit(steps)(np.nextafter(rate, np.float32(1))), constant_rate)
-
-
-@each
-def test_zero_gradients_are_safe(optimizer, copies):
-    transform = build(dataclasses.replace(optimizer, weight_decay=0.0))
-    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-    updates, state = transform.update(zeros, transform.init(PARAMS), PARAMS)
-    assert all(np.all(np.asarray(u) == 0) for u in jax.tree.leaves(updates))
+def test_zero_gradients_are_safe(row: Row) -> None:
+    zeros = jax.tree.map(jnp.zeros_like, noise(STEPS))
+    params, state = traced(row.optimizer)(jnp.float32(0.05), PARAMS, zeros, 0.0)
+    assert same(params, PARAMS)
     assert all(np.all(np.isfinite(s)) for s in jax.tree.leaves(state))
 
 
 @each
-def test_it_scans_with_a_state_of_stable_shape(optimizer, copies):
-    transform = build(optimizer)
-
-    def body(carry, noise):
-        params, state = carry
-        grads = jax.tree.map(lambda p: p + noise, params)
-        updates, state = transform.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, state), _ = jax.lax.scan(
-        body, (PARAMS, transform.init(PARAMS)), jnp.linspace(0, 0.1, 5)
-    )
-    assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
-    assert not same(params, PARAMS)
+def test_the_state_takes_exactly_these_bytes(row: Row) -> None:
+    state = jax.eval_shape(build(row.optimizer).init, PARAMS)
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert held == 4 * (row.numbers + row.counters)
 
 
 @each
-def test_bfloat16_parameters_stay_bfloat16(optimizer, copies):
-    low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
-    moved = trajectory(optimizer, 2, low)
-    assert {x.dtype for x in jax.tree.leaves(moved)} == {jnp.dtype("bfloat16")}
-    assert not same(moved, low)
-
-
-def hyper_parameters():
-    for optimizer, _ in ROWS:
-        if optimizer == SGD():
-            continue
-        for path, (_, value) in leaves(optimizer).items():
-            yield pytest.param(optimizer, path, value, id=f"{optimizer.label}-{path}-{value}")
+def test_bfloat16_parameters_stay_bfloat16(row: Row) -> None:
+    """The scan refuses a state whose dtypes a step changes."""
+    low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), (PARAMS, noise(STEPS)))
+    shapes = jax.eval_shape(functools.partial(walk, row.optimizer, 0.1), *low)
+    assert {x.dtype for x in jax.tree.leaves(shapes[0])} == {jnp.dtype("bfloat16")}
+    kept = jax.eval_shape(build(row.optimizer).init, low[0])
+    assert jax.tree.map(lambda x: x.dtype, shapes[1]) == jax.tree.map(lambda x: x.dtype, kept)
 
 
 OTHER = {
     "newton_schulz_dtype": "float32",
-    "nesterov": True,
     "clip_norm": 0.5,
     "newton_schulz_steps": 3,
     "eps": 1e-2,
-}
+    "slow_warmup_steps": 3,
+    "least_scale": 2.0,
+    "factored_from": 5,
+    "refresh_every": 1,
+    "longest_side": 5,
+}  # where half of the default, or .3 for 0, is not allowed or not seen
 
 
-@pytest.mark.parametrize(("optimizer", "path", "value"), list(hyper_parameters()))
-def test_every_hyper_parameter_changes_the_trajectory(optimizer, path, value):
+def changed(optimizer: Optimizer, path: str, value: Any) -> Optimizer:
     name = path.split(".")[-1]
-    other = OTHER[name] if name in OTHER else 0.5 * value if value else 0.3
-    changed = replace(optimizer, path, not value if name == "nesterov" else other)
-    assert not same(trajectory(changed), trajectory(optimizer))
-    assert same(trajectory(optimizer), trajectory(optimizer))
+    if name in OTHER:
+        return replace(optimizer, path, OTHER[name])
+    if isinstance(value, bool):
+        return replace(optimizer, path, not value)
+    return replace(optimizer, path, 0.5 * value if value else 0.3)
 
 
-def test_decay_and_rule_follow_the_role():
+REFUSED = {
+    ("schedule-free-adamw", "ema_decay"): "averages too",
+    ("mars", "auxiliary.weight_decay"): "vectors alone",
+}  # what would change nothing, or nothing sensible
+
+
+@each
+def test_every_hyper_parameter_changes_the_trajectory(row: Row) -> None:
+    """A dead one is a bug. Step by step, since nearly a hundred programs would take a minute."""
+    optimizer = row.optimizer
+    few = jax.tree.map(lambda n: n[:4], noise(STEPS))
+
+    def end(optimizer: Optimizer) -> Any:
+        with jax.disable_jit():
+            return walk(optimizer, optimizer.learning_rate, PARAMS, few)[0]
+
+    as_it_is, dead = end(optimizer), []
+    assert same(end(optimizer), as_it_is)
+    for path, (_, value) in leaves(optimizer).items():
+        other = changed(optimizer, path, value)
+        if (optimizer.label, path) in REFUSED:
+            with pytest.raises(FieldError, match=REFUSED[optimizer.label, path]):
+                validate(other)
+            continue
+        validate(other)
+        if same(end(other), as_it_is):
+            dead.append(path)
+    assert dead == []
+
+
+def test_schedule_free_moves_at_the_first_step_of_a_warm_up() -> None:
+    """optax's own, whose warm-up begins with a rate of 0, does not."""
+    optimizer = ScheduleFreeAdamW()
+    ours = optimizer.build(ROLES, optimizer.learning_rate, lambda count: (count + 1) / 10)
+    theirs = optax.contrib.schedule_free_adamw(optimizer.learning_rate, warmup_steps=10)
+    for transform, moves in ((ours, True), (theirs, False)):
+        first = transform.init(PARAMS)
+        updates, _ = quickly(transform.update)(gradients(0)(PARAMS), first, PARAMS)
+        largest = min(float(jnp.max(jnp.abs(u))) for u in jax.tree.leaves(updates))
+        assert (largest > 1e-5) is moves  # beyond rounding
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "known"),
+    [
+        (Muon(), True),
+        (Muon(), False),
+        (MuonOptax(), True),
+        (SOAP(), True),
+        (MARS(), True),
+        (Adafactor(factored_from=1), True),
+    ],
+    ids=lambda value: getattr(value, "label", None),
+)
+def test_q_k_and_v_and_each_layer_are_matrices_of_their_own(
+    optimizer: Optimizer, known: bool
+) -> None:
+    """Of a fused leaf as models have it; when not `known`, q, k and v are taken for columns."""
+    axes = ("heads", "qkv", "head_dim") if known else ("height", "width", "conv_in")
+    leaf = Leaf((2, 4, 2, 3, 2), ("layers", "embed", *axes))
+    apart = {f"{layer}{n}": Leaf((4, 4), ("embed", "mlp")) for layer in "ab" for n in "qkv"}
+
+    def cut(x: Any) -> dict[str, Any]:
+        return dict(zip(apart, jnp.moveaxis(x, 3, 1).reshape(6, 4, 4), strict=True))
+
+    def end(roles: Any, start: Any, gradients: list[Any]) -> Any:
+        transform = optimizer.build(roles, 0.1, constant)
+        params, state = start, transform.init(start)
+        for gradient in gradients:
+            updates, state = transform.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    rng = np.random.default_rng(5)
+    start, *given = (jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) for _ in range(4))
+    together = quickly(functools.partial(end, {"w": leaf}))({"w": start}, [{"w": x} for x in given])
+    by_themselves = quickly(functools.partial(end, apart))(cut(start), [cut(x) for x in given])
+    near = jax.tree.map(
+        lambda a, b: np.allclose(a, b, atol=1e-4), cut(together["w"]), by_themselves
+    )
+    assert jax.tree.all(near) is known
+
+
+def test_decay_and_rule_follow_the_role() -> None:
     """With no gradient only decay moves: on the stack and the table, never on the bias."""
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     muon = Muon(weight_decay=0.1)
@@ -184,7 +322,7 @@ def test_decay_and_rule_follow_the_role():
     assert np.all(np.asarray(updates["bias"]) == 0)
 
 
-def test_clipping_bounds_the_norm_of_the_gradient():
+def test_clipping_bounds_the_norm_of_the_gradient() -> None:
     huge = jax.tree.map(lambda p: 1e3 * jnp.ones_like(p), PARAMS)
     for clip_norm, expected in [(0.5, 0.5), (0.0, float(optax.tree.norm(huge)))]:
         transform = build(SGD(learning_rate=1.0, clip_norm=clip_norm))
@@ -192,7 +330,7 @@ def test_clipping_bounds_the_norm_of_the_gradient():
         assert np.allclose(float(optax.tree.norm(updates)), expected, rtol=1e-5)
 
 
-def test_muon_s_steps_have_singular_values_near_one_for_each_layer():
+def test_muon_s_steps_have_singular_values_near_one_for_each_layer() -> None:
     transform = build(Muon(learning_rate=1.0, newton_schulz_dtype="float32"))
     updates, _ = transform.update(gradients(0)(PARAMS), transform.init(PARAMS), PARAMS)
     scale = (6 / 4) ** 0.5
@@ -219,7 +357,7 @@ def averages(optimizer: Optimizer, walk: np.ndarray) -> np.ndarray:
     return np.stack(seen)
 
 
-def test_the_average_equals_torch_s():
+def test_the_average_equals_torch_s() -> None:
     with jax.enable_x64(True):
         walk, theirs = REFERENCE["walk"], REFERENCE["average"]
         decay = float(REFERENCE["decay"])

@@ -100,7 +100,7 @@ class Row(NamedTuple):
 
 
 def classifier(model: Any, batch_size: int, rate: float, least: float) -> Row:
-    """A row with SGD."""
+    """A row with SGD and a momentum of .9."""
     experiment = Experiment(
         name="cpu_peers",
         task=Classification(model=model),

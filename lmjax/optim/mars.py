@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Integer
 
-from lmjax.errors import check_number
+from lmjax.errors import FieldError, check_number
 from lmjax.optim.recipe import AUXILIARY_SPACE, DECAYS, MatrixOptimizer, Rule
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
@@ -59,6 +59,9 @@ class MARS(MatrixOptimizer):
         check_number("b2", self.b2, least=0, below=1)
         check_number("eps", self.eps, above=0)
         check_number("gamma", self.gamma, least=0)
+        if self.auxiliary.weight_decay:
+            told = "must be 0: here it moves vectors alone, which do not decay"
+            raise FieldError("auxiliary.weight_decay", self.auxiliary.weight_decay, told)
 
     def rule_for(self, leaf: Leaf) -> Rule:
         return self.auxiliary if leaf.role == "vector" else self

@@ -87,9 +87,9 @@ def interpolate(b1: float, factor: Factor) -> optax.GradientTransformation:
     """
 
     def init(params: Any) -> InterpolateState:
-        zero = jnp.zeros([], float)
-        z = jax.tree.map(jnp.copy, params)  # a copy of its own, so that both can be donated
-        return InterpolateState(jnp.zeros([], jnp.int32), zero, zero, z)
+        # No array stands twice in a state, since every one is donated to the step.
+        zeros = (jnp.zeros([], jnp.int32), jnp.zeros([], float), jnp.zeros([], float))
+        return InterpolateState(*zeros, jax.tree.map(jnp.copy, params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         largest = jnp.maximum(state.largest, factor(state.step))

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 
 from lmjax.errors import unknown
-from lmjax.parts import Part, leaves, replace, validate
+from lmjax.parts import Part, leaves, validate
 from lmjax.record import from_record, to_record
 
 DIGITS = {1: (1,), 2: (1, 3), 3: (1, 2, 5)}  # values per decade -> their leading digits
@@ -82,7 +82,10 @@ def check_space(part: Part, space: Space) -> None:
     for path, values in space.items():
         if path not in known:
             raise unknown(f"hyper-parameter of {part.label}", path, known)
+        *owners, name = path.split(".")
         for value in values.values:
-            changed = replace(part, path, value)
-            from_record(type(part), to_record(changed), part.label)  # the declared type
-            validate(changed)
+            record = owner = to_record(part)
+            for word in owners:
+                owner = owner[word]
+            owner[name] = value
+            validate(from_record(type(part), record, part.label))  # which looks at types

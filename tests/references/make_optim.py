@@ -15,8 +15,8 @@ Every cast to a narrower type is lifted, so that all runs in float64:
 The other files cast nothing. Settings that depend on more than a rate and a decay:
     NAdam         momentum_decay=1e6, at which its momentum is constant from step 1 on
     Adafactor     eps=(1e-30, 1e-3): by default its first guard is float64's epsilon, 2e-16
-    MARS          gradients times .15, whose norms lie on both sides of its clip at 1; `mars_exact`
-                  on the losses .15 |p - gradient|^2 / 2, by its own update_previous_grad and
+    MARS          gradients times .12, whose norms lie on both sides of its clip at 1; `mars_exact`
+                  on the losses .12 |p - gradient|^2 / 2, by its own update_previous_grad and
                   update_last_grad
     SOAP          a basis every 3 steps. Of a matrix that is not square the first gradient leaves
                   the longer basis open, and LAPACK chooses: `soap_oblong` is stored with what it
@@ -51,7 +51,7 @@ SHAPES = {
     "square": (5, 5),
     "squares": (2, 4, 4),
 }
-MARS_SCALE = 0.15  # of gradients
+MARS_SCALE = 0.12  # of gradients
 MATRICES = ("up", "down", "stacked")
 ALL = ("up", "down", "vector", "stacked")
 
