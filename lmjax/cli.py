@@ -47,7 +47,7 @@ The same command again resumes a run that was stopped.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 failed or diverged, 2 bad input, 128 + signal."""
+    """Run one command; returns 0, 1 failed or diverged, 2 bad input, 128 + a signal."""
     words = list(sys.argv[1:] if words is None else words)
     commands: dict[str, Callable[[Sequence[str]], int | None]] = {
         "train": train,
