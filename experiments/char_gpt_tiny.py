@@ -1,7 +1,9 @@
 """Which optimizer brings a GPT of 2 layers furthest, in a run so short that five seeds are cheap?
 
-Command: `uv run lmjax compare char_gpt_tiny --optimizers adamw muon soap lion --seeds 5`.
-Hardware: 2 CPU cores.
+Command: `uv run lmjax compare char_gpt_tiny --optimizers adamw muon soap lion --seeds 5`; AdamW
+alone: `uv run lmjax train char_gpt_tiny`. Hardware: 2 CPU cores. Time of the latter: 15 s.
+Expected: 2.909 bits per byte by AdamW at its untuned rate, beside 2.680 of an interpolated trigram
+model, so that a comparison is headed "short horizon" unless another method gets further.
 """
 
 from lmjax.cli import experiment_main
