@@ -110,14 +110,24 @@ def per_device(placement: OnMesh, function: Callable[..., Any], out: PartitionSp
 
 
 def apart(placement: OnMesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as a program of its own, with which nothing around it is fused.
+    """The function, with nothing that is around it fused into it or the other way round.
 
-    Barriers hold fusion off, but not on CPUs, where XLA drops them before it fuses. There the
-    function is one that is called and not inlined. It is traced once, however often it is called.
+    Barriers hold fusion off, but not on CPUs, where XLA drops them before it fuses. There, what
+    goes in and comes out passes through a function that is called, and that does nothing. (Calling
+    the function itself would do, but convolutions are then ten times as slow: XLA brings those of
+    the main program alone into the form that its fast ones have.)
     """
-    if placement.device.platform != "cpu":
-        barrier = jax.lax.optimization_barrier
-        return lambda *arguments: barrier(function(*barrier(arguments)))
+    wall = jax.lax.optimization_barrier if placement.device.platform != "cpu" else called(same)
+    traced = jax.jit(function)  # once, however often it is called
+
+    def walled(*arguments: Any) -> Any:
+        return wall(traced(*wall(arguments)))
+
+    return walled
+
+
+def called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one that XLA calls, and does not inline."""
     traced = jax.jit(set_xla_metadata(inlineable="true")(function))  # what it calls itself
 
     def call(*arguments: Any) -> Any:
@@ -125,6 +135,10 @@ def apart(placement: OnMesh, function: Callable[..., Any]) -> Callable[..., Any]
             return traced(*arguments)
 
     return call
+
+
+def same(tree: Any) -> Any:
+    return tree
 
 
 @jax.tree_util.register_dataclass

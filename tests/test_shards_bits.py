@@ -281,5 +281,6 @@ def test_a_run_that_moves_between_processes_has_them_too(tmp_path):
         for at in files.values()
     ]
     assert steps[0] == steps[1]
-    told = lmjax(1, "eval", "moved", "--json")
-    assert json.loads(told)["validation"] == results["still"]["validation"]
+    lmjax(1, "eval", "moved", "--json", "evaluated.json")
+    told = json.loads((tmp_path / "evaluated.json").read_text())
+    assert told["validation"] == results["still"]["validation"]
