@@ -119,6 +119,8 @@ def told(case):
 
 results = []
 for case in asked:
+    if case.get("control") == "fused":
+        shards.apart = lambda placement, function: function
     if case.get("control") == "fold":  # from left to right
         shards.tree_sum = lambda parts, add: functools.reduce(add, parts)
     results.append(told(case))
@@ -207,6 +209,13 @@ def test_the_number_of_shards_decides_the_bits(found):
 def test_a_sum_in_another_order_is_seen(found):
     """Negative control: the same shards, summed from left to right."""
     assert "params" in differing(found["fold"]["1"], found["four"]["1"])
+
+
+@pytest.mark.sweep
+def test_what_is_fused_with_its_surroundings_is_seen():
+    """Negative control: shards and sums that nothing keeps apart."""
+    [found] = bits(8, [case("resnet", [4, 8], shards=8, control="fused")])
+    assert "opt_state" in differing(found["4"], found["8"])
 
 
 OPTIMIZERS = {
