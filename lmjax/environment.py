@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from lmjax.doctor import processor, versions
-from lmjax.platforms import compiler_options
+from lmjax.platforms import compiler_options, visible_cores
 
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "PJRT_NPROC", "NPROC")
 PREFIXES = ("JAX_", "NCCL_")
@@ -117,13 +117,6 @@ def command_line(words: Sequence[str]) -> list[str]:
         hides = after.startswith("-") and "=" not in after and SECRET.search(after)
         found.append(HIDDEN if hides else redacted(word))
     return found
-
-
-def visible_cores() -> list[int]:
-    """The numbers of the processor's cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def processor_flags() -> list[str]:

@@ -6,6 +6,7 @@ threads that start later: they are set before JAX is asked for its devices.
 """
 
 import ctypes
+import importlib
 import importlib.util
 import os
 from typing import Any, Literal, NamedTuple
@@ -102,12 +103,19 @@ def keep_freed_memory() -> list[str]:
     return [each.name for each in wanted if mallopt(M_OPTIONS[each.name], each.value) == 1]
 
 
+def visible_cores() -> list[int]:
+    """The numbers of the processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def equal_threads(shards: int) -> None:
     """As many threads on fewer simulated devices as on `shards` of them, as the table says.
 
     Without effect once JAX has been asked for its devices, and where there are cores enough.
     """
-    if shards > max(int(os.environ.get("PJRT_NPROC", 0)), len(os.sched_getaffinity(0))):
+    if shards > max(int(os.environ.get("PJRT_NPROC", 0)), len(visible_cores())):
         os.environ["PJRT_NPROC"] = str(shards)
 
 
@@ -118,9 +126,9 @@ def limit_blas() -> None:
     """
     if importlib.util.find_spec("threadpoolctl") is None:
         return
-    import scipy.linalg  # noqa: F401
     import threadpoolctl
 
+    importlib.import_module("scipy.linalg")
     for setting in settings("cpu", "blas", 1):
         threadpoolctl.threadpool_limits(setting.value, user_api="blas")
 

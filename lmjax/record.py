@@ -10,7 +10,7 @@ import typing
 from typing import Any, TypeVar
 
 from lmjax.errors import InputError, unknown
-from lmjax.parts import Part, alternatives, field_types, leaves, sockets
+from lmjax.parts import Part, alternatives, field_types
 
 P = TypeVar("P", bound=Part)
 PART = "part"  # the key that holds a part's label
@@ -74,23 +74,21 @@ def digest(record: Any) -> str:
 
 def difference(old: Part, new: Part) -> dict[str, tuple[Any, Any]]:
     """Dotted path -> (old, new) of every field that differs; a swapped part shows its label."""
-    before, after = _flat(old), _flat(new)
-    paths = list(dict.fromkeys([*before, *after]))
-    return {
-        path: (before.get(path), after.get(path))
-        for path in paths
-        if before.get(path) != after.get(path)
-    }
+    return record_difference(to_record(old), to_record(new))
 
 
-def _flat(part: Part) -> dict[str, Any]:
-    flat = {path: value for path, (_, value) in leaves(part).items()}
-    for path in sockets(part):
-        child: Any = part
-        for name in path.split("."):
-            child = getattr(child, name)
-        flat[path] = child.label
-    return flat
+def record_difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (old, new) of every field in which two records differ; None = it has none.
+
+    A tuple and the list that JSON makes of it are the same.
+    """
+    before, after = flat_record(old), flat_record(new)
+    found = {path: (before.get(path), after.get(path)) for path in [*before, *after]}
+    return {path: (was, now) for path, (was, now) in found.items() if _listed(was) != _listed(now)}
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def flat_record(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -109,8 +109,9 @@ def follow(replay: Replay, window: Window, tell: Callable[[int], None]) -> Apart
         leaves = fingerprint.read(fingerprint(state))
         here = run._replace(leaves=leaves)
         if here != run and window.start:
+            assert replay.checkpoints is not None  # the window begins at one of them
             told = f"{len(differing(run, here))} of its leaves are not those that the run had"
-            raise InputError(f"{replay.checkpoints.directory} step {window.start}: {told}")  # type: ignore[union-attr]
+            raise InputError(f"{replay.checkpoints.directory} step {window.start}: {told}")
         if here != run:
             again = begin(replay, 0)
             repeats = fingerprint.read(fingerprint(again)) == leaves
@@ -139,7 +140,7 @@ def compute(
     copied before the next. `leaves` = True computes them everywhere.
     """
     program, pending = replay.program, collections.deque[tuple[Any, ...]]()
-    fed = feed(replay.experiment, replay.dataset, program, digests_of, window.start)
+    fed = feed(replay.experiment, replay.dataset, program, batch_digests, window.start)
     for step, (batch, previous, digest) in enumerate(fed, window.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
         wants = leaves or bool(replay.trace[step].leaves)
@@ -148,10 +149,6 @@ def compute(
             yield read(program, *pending.popleft()), state
         if step == window.stop:
             return
-
-
-def digests_of(rows: Batch, batch_size: int) -> list[str]:
-    return list(batch_digests(rows, batch_size))
 
 
 def read(program: Program, step: int, batch: str, packed: Array, leaves: list[Array]) -> Step:
@@ -167,8 +164,8 @@ def examine(
     """Go again from the state of step `since` to a step that was apart, and compute it twice."""
     step, same, after = here.step, True, state
     if step - 1 > since:
-        for seen, after in compute(replay, state, Window(since, step - 1)):  # noqa: B007
-            same = same and seen == replay.trace[seen.step]
+        for seen, newest in compute(replay, state, Window(since, step - 1)):
+            same, after = same and seen == replay.trace[seen.step], newest
     before = on_host(after)
     twice = [
         next(compute(replay, restored(replay, before), Window(step - 1, step), leaves=True))[0]

@@ -20,7 +20,7 @@ from lmjax.divergence import Evidence, Verdict, describe, judge
 from lmjax.environment import Difference
 from lmjax.experiment import Experiment
 from lmjax.parallel import compile_program
-from lmjax.record import digest, to_record
+from lmjax.record import digest, record_difference, to_record
 from lmjax.replay import Apart, Replay, Window, follow, plan
 from lmjax.room import check_state
 from lmjax.speed import Pace
@@ -244,19 +244,8 @@ def changed_fields(held: Archive, experiment: Experiment) -> list[str]:
     """Fields of the configuration that is replayed which are not as config.json has them."""
     if digest(to_record(experiment, free=False)) == held.manifest["config"]:
         return []
-    return paths_apart(held.config["config"], to_record(experiment)) or ["config"]
-
-
-def paths_apart(then: Any, now: Any, prefix: str = "") -> list[str]:
-    """Dotted paths at which two records differ."""
-    if not (isinstance(then, dict) and isinstance(now, dict)):
-        return [] if then == now or list_of(then) == list_of(now) else [prefix.removesuffix(".")]
-    names = sorted(then.keys() | now.keys())
-    return [x for n in names for x in paths_apart(then.get(n), now.get(n), f"{prefix}{n}.")]
-
-
-def list_of(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    changed = record_difference(held.config["config"], to_record(experiment))
+    return sorted(changed) or ["config"]
 
 
 def position_of(dataset: Dataset, experiment: Experiment, apart: Apart) -> int | None:
@@ -266,7 +255,7 @@ def position_of(dataset: Dataset, experiment: Experiment, apart: Apart) -> int |
         return None
     size = experiment.batch_size
     for number in sorted(range(max(own - NEAR, 0), own + NEAR), key=lambda n: abs(n - own)):
-        if next(batch_digests(dataset.batch(experiment.seed, number, size), size)) == wanted:
+        if batch_digests(dataset.batch(experiment.seed, number, size), size) == [wanted]:
             return number
     return None
 

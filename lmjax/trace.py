@@ -15,7 +15,6 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +62,7 @@ class TraceLog:
 
     def digests(self, rows: Batch, batch_size: int) -> list[str]:
         """Of each of the batches that rows are made of."""
-        return list(batch_digests(rows, batch_size))
+        return batch_digests(rows, batch_size)
 
     def write(self, step: Step) -> None:
         """One line."""
@@ -79,19 +78,21 @@ class TraceLog:
         self._file.close()
 
 
-def batch_digests(rows: Batch, batch_size: int) -> Iterator[str]:
+def batch_digests(rows: Batch, batch_size: int) -> list[str]:
     """CRC-32 over names, dtypes, shapes and bytes of each batch, eight hex digits."""
     whole = {name: np.ascontiguousarray(rows[name]) for name in sorted(rows)}
     heads = {
         name: zlib.crc32(f"{name} {x.dtype} {[batch_size, *x.shape[1:]]}".encode())
         for name, x in whole.items()
     }
+    digests = []
     for start in range(0, len(next(iter(whole.values()))), batch_size):
         found = 0
         for name, x in whole.items():
             content = x[start : start + batch_size].reshape(-1).view(np.uint8).data
             found = zlib.crc32(content, zlib.crc32(heads[name].to_bytes(4, "little"), found))
-        yield f"{found:08x}"
+        digests.append(f"{found:08x}")
+    return digests
 
 
 def read_trace(directory: epath.Path, step: int) -> list[Line]:

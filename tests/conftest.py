@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import pytest
 
+from lmjax import train
 from lmjax.data import Examples, Tokens
 from lmjax.experiment import Experiment
 from lmjax.models import GPT, MLP
@@ -159,3 +161,19 @@ def mnist(tmp_path_factory, write_tfds):
         return pixels, np.arange(count) % 10
 
     return write_tfds(tmp_path_factory.mktemp("tfds"), {"train": part(60), "test": part(20)})
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory, tiny_mlp) -> Path:
+    """A run of 12 steps with checkpoints at 10 and 12."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    train.run(tiny_mlp, str(path), quiet=True)
+    return path
+
+
+@pytest.fixture
+def run(finished_run, tmp_path, monkeypatch) -> Path:
+    """A copy of it, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished_run, "run")
+    return Path("run")

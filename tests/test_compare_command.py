@@ -9,12 +9,12 @@ import pytest
 
 from lmjax import catalog, overrides
 from lmjax.cli import main, parse_value
-from lmjax.compare import command, spaces, variants
+from lmjax.compare import command, fairness, spaces, variants
 from lmjax.compare.plan import evaluation_steps, from_full_record, full_record
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
 from lmjax.optim import SOAP, LogGrid, Muon
-from lmjax.parts import swap
+from lmjax.parts import replace, swap
 
 TINY = ["compare", "digits_fcn", "--steps", "4", "--batch-size", "8", "--trials", "3"]
 
@@ -145,7 +145,7 @@ def test_matrix_methods_share_the_auxiliary_of_the_experiment(gpt):
     base = overrides.apply(gpt, words, parse_value)
     muon, soap, adamw = variants.of_optimizers(base, ["muon", "soap", "adamw"], parse_value)
     assert isinstance(soap.experiment.optimizer, SOAP)
-    assert soap.experiment.optimizer.auxiliary == muon.experiment.optimizer.auxiliary  # type: ignore
+    assert soap.experiment.optimizer.auxiliary == muon.experiment.optimizer.auxiliary
     assert soap.experiment.optimizer.auxiliary.learning_rate == 0.01
     assert adamw.experiment.optimizer.label == "adamw"
 
@@ -203,6 +203,22 @@ def test_a_cell_is_evaluated_evenly_from_first_to_last():
     assert evaluation_steps(3) == (0, 1, 2, 3)
     assert evaluation_steps(30)[:3] == (0, 2, 3)
     assert len(evaluation_steps(30)) == 21
+
+
+def test_the_report_says_which_leaves_the_auxiliary_moves_in_each_method():
+    words = [*TINY[2:], "--optimizers", "adamw", "muon", "soap", "mars"]
+    given, rest = command.parser().parse_known_args(words)
+    base = overrides.apply(catalog.find("digits_fcn"), rest, parse_value)
+    plan, _ = command.make("digits_fcn", base, given, parse_value)
+    told = fairness.auxiliary(plan)
+    assert told == (
+        "embeddings, output head, biases and norms in muon, soap; biases and norms in mars: "
+        "the same AdamW in all (rate 0.003, b1 0.9, b2 0.95)"
+    )
+    *others, mars = plan.variants
+    quick = replace(mars.experiment, "optimizer.auxiliary.learning_rate", 0.1)
+    apart = plan._replace(variants=(*others, mars._replace(experiment=quick)))
+    assert (fairness.auxiliary(apart) or "").endswith(": AdamW with other settings in each")
 
 
 def test_a_plan_is_made_of_words_and_of_its_record(tmp_path):

@@ -100,7 +100,10 @@ def test_the_parts_of_a_step_tell_what_has_changed(tiny_gpt, monkeypatch):
     half = parts(replace(tiny_gpt, "compute_dtype", "bfloat16"))
     assert "bfloat16" in half["forward"].dtypes
     assert "bfloat16" not in base["forward"].dtypes
-    late = lambda seed, purpose, now=0: key_for(seed, purpose, now + 1)  # noqa: E731
+
+    def late(seed, purpose, now=0):
+        return key_for(seed, purpose, now + 1)
+
     monkeypatch.setattr(step, "key_for", late)
     assert changed(parts(tiny_gpt)) == {"prepare"}
     monkeypatch.setattr(step, "key_for", key_for)

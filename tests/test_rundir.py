@@ -13,22 +13,6 @@ from lmjax.errors import InputError
 from lmjax.parts import replace
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_mlp) -> Path:
-    """A run of 12 steps with checkpoints at 10 and 12."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    train.run(tiny_mlp, str(path), quiet=True)
-    return path
-
-
-@pytest.fixture
-def run(finished, tmp_path, monkeypatch) -> Path:
-    """A copy of it, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(finished, "run")
-    return Path("run")
-
-
 def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -40,7 +40,7 @@ def test_every_step_is_traced_once_with_its_exact_numbers(traced, tiny_mlp):
         assert step.numbers == {name: logged[step.step][name] for name in ("loss", "grad_norm")}
     dataset = tiny_mlp.load_data()
     batches = [dataset.batch(0, n, 32) for n in range(12)]
-    assert [step.batch for step in found[1:]] == [next(batch_digests(b, 32)) for b in batches]
+    assert [step.batch for step in found[1:]] == [batch_digests(b, 32)[0] for b in batches]
     assert len({step.batch for step in found[1:]}) == 12
     assert [step.step for step in found if step.leaves] == [0, 1, 5, 6, 10, 11, 12]
     state = load(str(path)).state
@@ -76,8 +76,8 @@ def test_a_batch_s_digest_is_zlib_s_over_what_it_holds():
             found = zlib.crc32(rows[name][start:stop].tobytes(), found)
         return f"{found:08x}"
 
-    assert list(batch_digests(rows, 3)) == [expected(0, 3), expected(3, 6)]
-    one = next(batch_digests(rows, 6))
+    assert batch_digests(rows, 3) == [expected(0, 3), expected(3, 6)]
+    one = batch_digests(rows, 6)[0]
     others = [
         {**rows, "a": -rows["a"]},
         {**rows, "a": rows["a"].astype(np.float64)},
@@ -85,7 +85,7 @@ def test_a_batch_s_digest_is_zlib_s_over_what_it_holds():
         {**rows, "b": rows["b"].reshape(6, 2, 1)},
         {"b": rows["b"], "c": rows["a"]},
     ]
-    assert len({one, *(next(batch_digests(other, 6)) for other in others)}) == 6
+    assert len({one, *(batch_digests(other, 6)[0] for other in others)}) == 6
 
 
 def test_a_trace_goes_on_where_its_run_does(tmp_path):

@@ -117,6 +117,7 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
         noise.append(taken[2 - loop_at] / taken[1])
         step_seconds.append(taken[1] / steps)
     run.log.close()
+    run.bits.close()
     run.checkpoints.close()
     folder.rmtree()
     quartiles = statistics.quantiles(ratios, n=4)

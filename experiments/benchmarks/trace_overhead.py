@@ -99,7 +99,7 @@ def parts(program: Program, state: TrainState, host: Batch, folder: epath.Path) 
     leaves = program.fingerprint.read(program.fingerprint(state))
     count = iter(range(10**6))
     calls: dict[str, Callable[[], Any]] = {
-        "digest of a batch": lambda: list(batch_digests(host, size)),
+        "digest of a batch": lambda: batch_digests(host, size),
         "line": lambda: log.write(Step(next(count), "0" * 8, numbers, {})),
         "fingerprint": lambda: program.fingerprint.read(program.fingerprint(state)),
         "line with leaves": lambda: log.write(Step(next(count), "0" * 8, numbers, leaves)),

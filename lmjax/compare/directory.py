@@ -27,7 +27,7 @@ from lmjax.environment import command_line
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
 from lmjax.mesh import Parallel, make_mesh
-from lmjax.record import digest
+from lmjax.record import digest, record_difference
 from lmjax.runfiles import draft_of, read_json, write_json
 
 PLAN, MACHINES = "plan.json", "machines"
@@ -67,7 +67,10 @@ def check(path: epath.Path, plan: Plan) -> Strategy | None:
     if not isinstance(theirs, dict):
         raise InputError(f"{path / PLAN}: damaged (no field decisive)")
     if ours != theirs:
-        told = [f"{name}: {was} -> {now}" for name, was, now in _differences(theirs, ours)]
+        told = [
+            f"{name}: {_short(was)} -> {_short(now)}"
+            for name, (was, now) in record_difference(theirs, ours).items()
+        ]
         more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
         raise InputError(
             f"{path} holds another comparison ({'; '.join(told[:SHOWN])}{more}); "
@@ -182,17 +185,6 @@ def strategy_of(path: epath.Path, held: dict[str, Any]) -> Strategy:
         return Strategy(**held["strategy"])
     except (KeyError, TypeError):
         raise InputError(f"{path / PLAN}: damaged (strategy)") from None
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """(path, old, new) of what differs in plain JSON."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [(name, _short(old), _short(new))]
-    found = []
-    for key in dict.fromkeys([*old, *new]):
-        inside = f"{name}.{key}" if name else key
-        found += _differences(old.get(key), new.get(key), inside)
-    return found
 
 
 def _short(value: Any) -> str:

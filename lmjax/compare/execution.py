@@ -115,10 +115,7 @@ class Sequential:
 
     def lowered(self, carry: Carry, piece: Any, knobs: Any) -> Any:
         """The program of `advance`, to ask for its memory."""
-        before = piece[0] if self._asked else None
-        return self.program.train_step.lower(  # type: ignore[attr-defined]  # a jitted one
-            carry.state, piece[0], before, knobs
-        )
+        return self.program.trace_step().lower()
 
 
 class Loop(Sequential):

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lmjax.compare.cells import Json, curve
-from lmjax.compare.plan import Plan, auxiliaries, evaluation_steps
+from lmjax.compare.plan import Plan, evaluation_steps, matrix_methods
 
-AUXILIARY = "embeddings, output head, biases and norms"
+LEAVES = {"embedding": "embeddings", "head": "output head", "vector": "biases and norms"}
 SHOWN = 12  # hex digits of a hash
 
 
@@ -29,15 +29,22 @@ def rows(plan: Plan, found: dict[str, Any]) -> list[Json]:
 
 def auxiliary(plan: Plan) -> str | None:
     """What the matrix methods leave to another rule; None where there are none."""
-    known = auxiliaries(plan)
+    known = matrix_methods(plan)
     if not known:
         return None
-    names = ", ".join(known)
-    if len(set(known.values())) > 1:
-        return f"{AUXILIARY}: AdamW with other settings in each of {names}"
-    rule = next(iter(known.values()))
+    labels: dict[tuple[str, ...], list[str]] = {}
+    for label, optimizer in known.items():
+        labels.setdefault(optimizer.left, []).append(label)
+    moved = "; ".join(
+        f"{', '.join(LEAVES[role] for role in left)} in {', '.join(each)}"
+        for left, each in labels.items()
+    )
+    rules = {optimizer.auxiliary for optimizer in known.values()}
+    if len(rules) > 1:
+        return f"{moved}: AdamW with other settings in each"
+    (rule,) = rules
     told = f"rate {rule.learning_rate:g}, b1 {rule.b1:g}, b2 {rule.b2:g}"
-    return f"{AUXILIARY}: the same AdamW in {names} ({told})"
+    return f"{moved}: the same AdamW in all ({told})"
 
 
 def _batches(cell: Json) -> str:
@@ -107,11 +114,12 @@ def _edges(plan: Plan, found: dict[str, Any]) -> Json:
 
 
 def _same_auxiliary(plan: Plan) -> list[Json]:
-    known = auxiliaries(plan)
+    known = matrix_methods(plan)
     if len(known) < 2:
         return []
-    equal = len(set(known.values())) == 1
-    return [_row("one auxiliary rule for all matrix methods", auxiliary(plan) or "", equal)]
+    equal = len({x.auxiliary for x in known.values()}) == 1
+    claim = "one auxiliary rule, with the same settings, for all matrix methods"
+    return [_row(claim, auxiliary(plan) or "", equal)]
 
 
 def _strategy(cells: list[Json]) -> Json:

@@ -224,10 +224,10 @@ def _metrics(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     return {name: metric(name) for name in names}
 
 
-def auxiliaries(plan: Plan) -> dict[str, Any]:
-    """Label -> the auxiliary of each variant that is a matrix method."""
+def matrix_methods(plan: Plan) -> dict[str, MatrixOptimizer]:
+    """Label -> the optimizer of each variant that has an auxiliary."""
     found = {v.label: v.experiment.optimizer for v in plan.variants}
-    return {k: x.auxiliary for k, x in found.items() if isinstance(x, MatrixOptimizer)}
+    return {label: x for label, x in found.items() if isinstance(x, MatrixOptimizer)}
 
 
 def full_record(plan: Plan) -> dict[str, Any]:

@@ -143,12 +143,10 @@ def with_optimizer(base: Experiment, name: str) -> Experiment:
     changed = swap(base, "optimizer", name)
     shared = field_types(Optimizer).keys() - field_types(Rule).keys()
     kept = {field: getattr(base.optimizer, field) for field in shared}
-    both = isinstance(base.optimizer, MatrixOptimizer) and isinstance(
-        changed.optimizer, MatrixOptimizer
-    )
-    if both:
-        kept["auxiliary"] = base.optimizer.auxiliary  # type: ignore[union-attr]
-    return replace(changed, "optimizer", dataclasses.replace(changed.optimizer, **kept))
+    theirs, ours = base.optimizer, changed.optimizer
+    if isinstance(theirs, MatrixOptimizer) and isinstance(ours, MatrixOptimizer):
+        kept["auxiliary"] = theirs.auxiliary
+    return replace(changed, "optimizer", dataclasses.replace(ours, **kept))
 
 
 def _label(swaps: Sequence[str], flags: Sequence[tuple[str, list[str]]]) -> str:

@@ -21,10 +21,10 @@ import optax
 from jaxtyping import Array, Integer
 
 from lmjax.errors import FieldError, check_number
-from lmjax.optim.recipe import AUXILIARY_SPACE, DECAYS, MatrixOptimizer, Rule
+from lmjax.optim.recipe import AUXILIARY_SPACE, DECAYS, MatrixOptimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
-from lmjax.roles import Leaf, Roles, map_roles
+from lmjax.roles import Role, Roles, map_roles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class MARS(MatrixOptimizer):
     """AdamW on corrected gradients for matrices, embeddings and head; AdamW for vectors."""
 
     label: ClassVar[str] = "mars"
+    left: ClassVar[tuple[Role, ...]] = ("vector",)
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-5, 1e-1),
         **AUXILIARY_SPACE,
@@ -62,9 +63,6 @@ class MARS(MatrixOptimizer):
         if self.auxiliary.weight_decay:
             told = "must be 0: here it moves vectors alone, which do not decay"
             raise FieldError("auxiliary.weight_decay", self.auxiliary.weight_decay, told)
-
-    def rule_for(self, leaf: Leaf) -> Rule:
-        return self.auxiliary if leaf.role == "vector" else self
 
     @property
     def strength(self) -> float:

@@ -19,7 +19,7 @@ from lmjax.errors import check_number
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.parts import Part
-from lmjax.roles import Leaf, Roles, map_roles
+from lmjax.roles import Leaf, Role, Roles, map_roles
 
 DECAYS = Choice((0.0, 0.01, 0.1))  # weight decays that a tuning tries, the same for every method
 Factor = Callable[[Integer[Array, ""]], Float[Array, ""]]  # update number, from 0 -> of every rate
@@ -132,17 +132,19 @@ AUXILIARY_SPACE: Space = {"auxiliary.learning_rate": LogGrid(1e-4, 1e-1)}  # of 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatrixOptimizer(Optimizer):
-    """A rule for hidden matrices; embeddings, head, biases and norms go by the auxiliary."""
+    """A rule for hidden matrices; the roles that are `left` go by the auxiliary."""
 
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-4, 1.0),
         **AUXILIARY_SPACE,
     }
 
+    left: ClassVar[tuple[Role, ...]] = ("embedding", "head", "vector")  # to the auxiliary
+
     auxiliary: Auxiliary = Auxiliary()
 
     def rule_for(self, leaf: Leaf) -> Rule:
-        return self if leaf.role == "matrix" else self.auxiliary
+        return self.auxiliary if leaf.role in self.left else self
 
 
 def _is_rule(x: Any) -> bool:
