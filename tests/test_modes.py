@@ -28,6 +28,7 @@ MODES: dict[str, dict[str, Any]] = {
     "remat full": {"task.model.remat": "full"},
     "remat, unrolled": {"task.model.remat": "full", "task.model.unroll": 2},
     "accumulated": {"accumulation": 4},
+    "virtual shards": {"parallel.virtual_shards": 4},
     "all at once": {
         "accumulation": 2,
         "task.cross_entropy": "one-pass",

@@ -213,9 +213,12 @@ def test_a_sum_in_another_order_is_seen(found):
 
 @pytest.mark.sweep
 def test_what_is_fused_with_its_surroundings_is_seen():
-    """Negative control: shards and sums that nothing keeps apart."""
-    [found] = bits(8, [case("resnet", [4, 8], shards=8, control="fused")])
-    assert "opt_state" in differing(found["4"], found["8"])
+    """Negative control: shards, sums and the update, with nothing that keeps them apart."""
+    words = f"optimizer:muon {SMALL['gpt'][1]} --compute-dtype float32"
+    asked = case("gpt", [1, 4], words=words, steps=12)
+    fused, apart = bits(4, [{**asked, "control": "fused"}]), bits(4, [asked])
+    assert "params" in differing(fused[0]["1"], fused[0]["4"])
+    check(apart[0], 0)
 
 
 OPTIMIZERS = {
