@@ -27,5 +27,10 @@ def config() -> Experiment:
     )
 
 
+def comparison() -> list[str]:
+    """A short horizon, at which the held-out loss of no optimizer has begun to rise again."""
+    return ["--steps", "500", "--seeds", "10", "--tune-seeds", "3"]
+
+
 if __name__ == "__main__":
     experiment_main(config)

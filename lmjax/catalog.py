@@ -25,12 +25,7 @@ def names() -> list[str]:
 
 def find(name: str) -> Experiment:
     """What `config()` of the experiment returns; raises InputError where there is none."""
-    if name.endswith(".py"):
-        module = _from_path(Path(name))
-    else:
-        if name not in names():
-            raise unknown("experiment", name, names())
-        module = _ours(name)
+    module = _module(name)
     if not hasattr(module, "config"):
         raise InputError(f"{name}: the module has no config()")
     with _told(name, module.__file__):
@@ -40,11 +35,33 @@ def find(name: str) -> Experiment:
     return experiment
 
 
+def comparison(name: str) -> list[str]:
+    """The words that `lmjax compare` of it begins with: what `comparison()` returns, if there is
+    one; raises InputError where it returns something else."""
+    module = _module(name)
+    if not hasattr(module, "comparison"):
+        return []
+    with _told(name, module.__file__):
+        words = module.comparison()
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{name}: comparison() must return a list of words")
+    return words
+
+
 def import_parts(name: str) -> None:
     """Import one of our experiments for the parts that it defines, if there is one of that name."""
     check_name(name)
     if name in names():
         _ours(name)
+
+
+def _module(name: str) -> ModuleType:
+    """Of one of our experiments, or of a file."""
+    if name.endswith(".py"):
+        return _from_path(Path(name))
+    if name not in names():
+        raise unknown("experiment", name, names())
+    return _ours(name)
 
 
 def _ours(name: str) -> ModuleType:

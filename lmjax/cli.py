@@ -16,7 +16,7 @@ from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import InputError, RunError, unknown
-from lmjax.flags import Parser, is_plain, number, whole
+from lmjax.flags import Parser, is_plain, whole
 from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
@@ -25,6 +25,7 @@ commands:
   train [NAME|PATH.py] [OVERRIDES]  train an experiment; without a name, list them
   train NAME --help                 its fields, their defaults and the parts to choose from
   train NAME --profile START:STOP   trace these steps, and tell what took their time
+  compare NAME|PATH.py [OVERRIDES]  optimizers, or other variants, beside each other [--help]
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
   reproduce RUN [--help]            compute a run again; name the step and the cause of a difference
@@ -46,13 +47,11 @@ The same command again resumes a run that was stopped.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 failed, 2 bad input, 128 + signal.
-
-    Of `reproduce`: 0 reproduced, 1 diverged, 2 cannot be checked.
-    """
+    """Run one command; returns 0, 1 failed or diverged, 2 bad input, 128 + a signal."""
     words = list(sys.argv[1:] if words is None else words)
     commands: dict[str, Callable[[Sequence[str]], int | None]] = {
         "train": train,
+        "compare": compare,
         "reproduce": reproduce,
         "describe": describe,
         "eval": evaluate,
@@ -215,6 +214,14 @@ def _take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None,
     return value, rest
 
 
+def compare(words: Sequence[str]) -> None:
+    """`lmjax compare`."""
+    from lmjax.compare import command
+
+    _keep_compiled()
+    command.run(words, parse_value)
+
+
 def describe(words: Sequence[str]) -> None:
     """`lmjax describe`."""
     from lmjax import catalog, describe, overrides
@@ -240,9 +247,12 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument(
         "--windows", type=whole, help="so many short pieces, spread over the seed and checkpoints"
     )
+    parser.add_argument("--cell", help="of a comparison, in place of a run: the ID of one cell")
     parser.add_argument("--json", help="where to write what was found")
     given = parser.parse_args(words)
     _check_writable(given.json)
+    if given.cell is not None:
+        return _reproduce_cell(given)
     from lmjax.archive import open_run
     from lmjax.reproduce import adjust, reproduce
 
@@ -253,6 +263,19 @@ def reproduce(words: Sequence[str]) -> int:
     report = reproduce(held, given.start, given.steps, given.windows)
     _write_json(given.json, report.record)
     return 0 if report.reproduced else 1
+
+
+def _reproduce_cell(given: Any) -> int:
+    """`lmjax reproduce DIR --cell ID`."""
+    if (given.start, given.steps, given.windows) != (None, None, None):
+        raise InputError("reproduce: --cell computes the whole cell, and takes no steps")
+    from lmjax.compare.rerun import rerun_cell
+
+    _keep_compiled()
+    found = rerun_cell(given.run, given.cell)
+    print(found.line)
+    _write_json(given.json, found.record)
+    return 0 if found.reproduced else 1
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -349,46 +372,16 @@ def report(words: Sequence[str]) -> None:
 
 def sample(words: Sequence[str]) -> None:
     """`lmjax sample`."""
-    from lmjax.sample import Sampling, sample
+    from lmjax import sample
 
-    parser = Parser(prog="lmjax sample", description="Text from a trained language model.")
-    parser.add_argument("run", help="the run directory")
-    parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
-    parser.add_argument("--length", type=whole, default=400, help="tokens to write after each")
-    defaults = Sampling()
-    parser.add_argument(
-        "--temperature", type=number, default=defaults.temperature, help="0 = the likeliest token"
-    )
-    parser.add_argument(
-        "--top-k", type=whole, default=defaults.top_k, help="draw from the k likeliest; 0 = all"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=number,
-        default=defaults.top_p,
-        help="draw from the likeliest that reach this probability; 1 = all",
-    )
-    parser.add_argument("--seed", type=whole, default=0, help="of the draws")
-    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
-    given = parser.parse_args(words)
-    sampling = Sampling(temperature=given.temperature, top_k=given.top_k, top_p=given.top_p)
-    texts = sample(
-        given.run, given.prompt or ["The "], given.length, sampling, given.seed, given.step
-    )
-    print("\n---\n".join(texts))
+    sample.run(words)
 
 
 def export(words: Sequence[str]) -> None:
     """`lmjax export`."""
-    parser = Parser(prog="lmjax export", description="A folder for transformers' from_pretrained.")
-    parser.add_argument("run", help="the run directory")
-    parser.add_argument("--out", required=True, help="the folder to make")
-    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
-    given = parser.parse_args(words)
-    from lmjax.pretrained.export import export
+    from lmjax.pretrained import export
 
-    print(export(given.run, given.out, given.step, given.dtype))
+    export.run(words)
 
 
 def data(words: Sequence[str]) -> None:

@@ -99,7 +99,8 @@ def memory(
     State and gradients are exact. Activations are those of one micro-batch that the backward pass
     keeps, as jax.vjp says, before a compiler fuses anything and without what single operations use
     besides: 198 MB for char_gpt, where XLA on CPU takes 212 in a scan and 160 unrolled. On each
-    device they are taken as cut by its share of the batch and of the length.
+    device they are taken as cut by its share of the batch and of the length; it computes one
+    virtual shard at a time.
     """
     params = tree_bytes(state.params)
     found = {
@@ -114,7 +115,9 @@ def memory(
         )
     kept = activations(experiment, state, batch)
     shares = mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["sequence"]
-    found["activations, about"] = Bytes(kept, kept // shares)
+    found["activations, about"] = Bytes(
+        kept, kept // max(shares, experiment.parallel.virtual_shards)
+    )
     return found
 
 

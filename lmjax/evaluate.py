@@ -28,15 +28,21 @@ def evaluate(
 
     Batches have the size of training's and the last is padded with weight 0, so one shape serves.
     """
+    parts = {}
+    for member in dataset.members:
+        batches = prefetch(member.evaluation(experiment.batch_size), program.place)
+        parts[member.name] = [program.eval_step(state, batch) for batch in batches]
+    return means_of(parts, experiment)
+
+
+def means_of(batches: dict[str, list[Metrics]], experiment: Experiment) -> dict[str, float]:
+    """The metrics of a held-out split, from those of the batches of each of its members."""
 
     def told(sums: Metrics) -> dict[str, float]:
         means = values(sums)
         return means | experiment.task.derived(means)
 
-    parts = {}
-    for member in dataset.members:
-        batches = prefetch(member.evaluation(experiment.batch_size), program.place)
-        parts[member.name] = merge([program.eval_step(state, batch) for batch in batches])
+    parts = {name: merge(each) for name, each in batches.items()}
     found = told(merge(parts.values()))
     if len(parts) > 1:
         for name, part in parts.items():

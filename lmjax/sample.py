@@ -4,12 +4,42 @@ from collections.abc import Sequence
 
 from lmjax import rundir
 from lmjax.errors import InputError, check_integer
+from lmjax.flags import Parser, number, whole
 from lmjax.generate import Sampling, generate
 from lmjax.load import load
 from lmjax.rng import SEED_LIMIT, key_for
 from lmjax.tasks import LanguageModel
 
 MOST = 10**6  # tokens after each prompt
+
+
+def run(words: Sequence[str]) -> None:
+    """`lmjax sample`."""
+    parser = Parser(prog="lmjax sample", description="Text from a trained language model.")
+    parser.add_argument("run", help="the run directory")
+    parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
+    parser.add_argument("--length", type=whole, default=400, help="tokens to write after each")
+    defaults = Sampling()
+    parser.add_argument(
+        "--temperature", type=number, default=defaults.temperature, help="0 = the likeliest token"
+    )
+    parser.add_argument(
+        "--top-k", type=whole, default=defaults.top_k, help="draw from the k likeliest; 0 = all"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=number,
+        default=defaults.top_p,
+        help="draw from the likeliest that reach this probability; 1 = all",
+    )
+    parser.add_argument("--seed", type=whole, default=0, help="of the draws")
+    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
+    given = parser.parse_args(words)
+    sampling = Sampling(temperature=given.temperature, top_k=given.top_k, top_p=given.top_p)
+    texts = sample(
+        given.run, given.prompt or ["The "], given.length, sampling, given.seed, given.step
+    )
+    print("\n---\n".join(texts))
 
 
 def sample(

@@ -141,10 +141,13 @@ def open_trace(
     return Trace(window, path / runfiles.PROFILE, console.say)
 
 
-def prepare(experiment: Experiment) -> tuple[Dataset, Batch]:
-    """Everything that can be refused without a device: values, data, model against data."""
+def prepare(experiment: Experiment, dataset: Dataset | None = None) -> tuple[Dataset, Batch]:
+    """Everything that can be refused without a device: values, data, model against data.
+
+    `dataset` is that of the experiment, where it has been loaded already.
+    """
     validate(experiment)
-    dataset = experiment.load_data()
+    dataset = experiment.load_data() if dataset is None else dataset
     experiment.task.check(dataset)
     check_batch(experiment, dataset)
     batch = dataset.batch(experiment.seed, 0, experiment.batch_size)

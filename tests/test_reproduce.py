@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -29,7 +30,7 @@ from lmjax.console import Console
 from lmjax.data import tables
 from lmjax.metrics import Mean
 from lmjax.models import mlp
-from lmjax.optim import SGD
+from lmjax.optim import Momentum
 from lmjax.parts import replace
 from lmjax.reproduce import Report
 from lmjax.rng import key_for
@@ -183,12 +184,10 @@ def _flip(x: Any) -> Any:
 
 
 def hyper_parameter(patch: Any, experiment: Any) -> None:
-    real = SGD.direction
-
     def direction(self: Any, roles: Any) -> Any:
-        return real(dataclasses.replace(self, nesterov=True), roles)
+        return optax.trace(self.momentum, nesterov=True)
 
-    patch.setattr(SGD, "direction", direction)
+    patch.setattr(Momentum, "direction", direction)
 
 
 def dropout_key(patch: Any, experiment: Any) -> None:

@@ -119,6 +119,8 @@ def told(case):
 
 results = []
 for case in asked:
+    if case.get("control") == "fused":
+        shards.apart = lambda placement, function: function
     if case.get("control") == "fold":  # from left to right
         shards.tree_sum = lambda parts, add: functools.reduce(add, parts)
     results.append(told(case))
@@ -209,6 +211,13 @@ def test_a_sum_in_another_order_is_seen(found):
     assert "params" in differing(found["fold"]["1"], found["four"]["1"])
 
 
+@pytest.mark.sweep
+def test_what_is_fused_with_its_surroundings_is_seen():
+    """Negative control: shards and sums that nothing keeps apart."""
+    [found] = bits(8, [case("resnet", [4, 8], shards=8, control="fused")])
+    assert "opt_state" in differing(found["4"], found["8"])
+
+
 OPTIMIZERS = {
     "sgd": "optimizer:sgd --optimizer.momentum 0.9 --optimizer.learning-rate 0.05",
     "adamw": "optimizer:adamw --optimizer.learning-rate 2e-3 --optimizer.ema-decay 0.9",
@@ -281,5 +290,6 @@ def test_a_run_that_moves_between_processes_has_them_too(tmp_path):
         for at in files.values()
     ]
     assert steps[0] == steps[1]
-    told = lmjax(1, "eval", "moved", "--json")
-    assert json.loads(told)["validation"] == results["still"]["validation"]
+    lmjax(1, "eval", "moved", "--json", "evaluated.json")
+    told = json.loads((tmp_path / "evaluated.json").read_text())
+    assert told["validation"] == results["still"]["validation"]

@@ -11,9 +11,9 @@ from lmjax.optim.recipe import MatrixOptimizer
 from lmjax.parts import alternatives, leaves
 
 
-def ours() -> set[type[Optimizer]]:
-    found = alternatives(Optimizer).values()
-    return {cls for cls in found if cls.__module__.startswith("lmjax.")}
+def ours() -> list[type[Optimizer]]:
+    found = alternatives(Optimizer).items()
+    return [cls for _, cls in sorted(found) if cls.__module__.startswith("lmjax.")]
 
 
 @pytest.mark.parametrize("cls", ours(), ids=lambda cls: cls.label)

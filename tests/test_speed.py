@@ -73,6 +73,7 @@ def test_a_net_without_a_convention_is_counted(tiny_mlp, monkeypatch):
 
 
 def test_an_unknown_chip_has_no_mfu_and_says_so_once(tiny_mlp, monkeypatch, capsys):
+    from lmjax.manifest import Begun
     from lmjax.summary import introduce
 
     chip = Device("NVIDIA GeForce RTX 9999")
@@ -83,7 +84,7 @@ def test_an_unknown_chip_has_no_mfu_and_says_so_once(tiny_mlp, monkeypatch, caps
     dataset, batch = train.prepare(tiny_mlp)
     program = compile_program(tiny_mlp, batch)
     monkeypatch.setattr(jax, "devices", lambda: [chip])
-    introduce(tiny_mlp, dataset, program, train.epath.Path("run"), Console())
+    introduce(tiny_mlp, dataset, program, Begun("R4", [], []), train.epath.Path("run"), Console())
     told = capsys.readouterr().out
     assert told.count("whose peak is not known: no MFU") == 1
 

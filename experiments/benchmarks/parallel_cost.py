@@ -76,9 +76,8 @@ def gradients(experiment: Experiment) -> Callable[[int], float]:
 
     def seconds(number: int) -> float:
         begun = time.perf_counter()
-        for _ in range(number):
-            made = evaluate(variables, placed, key)
-        jax.block_until_ready(made)
+        made = [evaluate(variables, placed, key) for _ in range(number)]
+        jax.block_until_ready(made[-1])
         return time.perf_counter() - begun
 
     return seconds
@@ -88,7 +87,8 @@ def beside(
     ours: Callable[[int], float], plain: Callable[[int], float], pairs: int, each: int = 1
 ) -> dict[str, Any]:
     """Cost of one call of ours over `each` calls of the plain one, in percent."""
-    ours(3), plain(3 * each)  # compiled and warm
+    ours(3)  # compiled and warm
+    plain(3 * each)
     count = max(3, round(BLOCK_SECONDS * 5 / ours(5)))
     turns = take_turns(lambda: ours(count) / count, lambda: plain(count * each) / count, pairs)
     over, noise = ratios(turns.ours, turns.other), ratios(turns.again, turns.other)

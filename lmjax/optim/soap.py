@@ -198,7 +198,7 @@ def begin(roles: Roles, factors: Any, bases: Any, v: Any) -> tuple[Any, Any]:
     """The eigenvectors of the first factors, of the largest eigenvalue first."""
 
     def eigenvectors(factor: Array) -> Array:
-        return jnp.linalg.eigh(factor)[1][..., ::-1]
+        return one_by_one(eigenvectors_of, factor)[..., ::-1]
 
     return map_roles(lambda leaf, factor: each_side(eigenvectors, factor), roles, factors), v
 
@@ -217,7 +217,7 @@ def refresh(roles: Roles, factors: Any, bases: Any, v: Any) -> tuple[Any, Any]:
 
     def turned(factor: Array, basis: Array, order: Array) -> Array:
         chosen = jnp.take_along_axis(basis, order[..., None, :], -1)
-        return jnp.linalg.qr(product(factor, chosen))[0]
+        return one_by_one(orthogonal_of, product(factor, chosen))
 
     def permuted(leaf: Leaf, v: Array, order: Sides) -> Array:
         v = leaf.to_matrices(v)
@@ -232,6 +232,29 @@ def refresh(roles: Roles, factors: Any, bases: Any, v: Any) -> tuple[Any, Any]:
         lambda leaf, f, q, o: each_side(turned, f, q, o), roles, factors, bases, orders
     )
     return turned_bases, map_roles(permuted, roles, v, orders)
+
+
+@jax.custom_batching.sequential_vmap
+def eigenvectors_of(x: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Of one symmetric matrix, of the smallest eigenvalue first."""
+    return jnp.linalg.eigh(x)[1]
+
+
+@jax.custom_batching.sequential_vmap
+def orthogonal_of(x: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Q of one matrix."""
+    return jnp.linalg.qr(x)[0]
+
+
+def one_by_one(function: Callable[[Array], Array], x: Float[Array, "*s n n"]) -> Array:
+    """The function of each matrix of a stack, one after the other.
+
+    On a CPU jaxlib cuts a stack into tasks for the threads that XLA computes with, and a thread
+    waits for them. Two stacks at once on two threads would wait for ever: they did.
+    """
+    for _ in range(x.ndim - 2):
+        function = jax.vmap(function)  # which becomes a loop
+    return function(x)
 
 
 def product(a: Float[Array, "*s i j"], b: Float[Array, "*s j k"]) -> Float[Array, "*s i k"]:

@@ -1,5 +1,6 @@
 """A trained model as a folder that transformers loads by from_pretrained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from etils import epath
 from lmjax import rundir, runfiles
 from lmjax.draft import draft_of
 from lmjax.errors import InputError, check_choice
+from lmjax.flags import Parser, whole
 from lmjax.load import load
 from lmjax.models import Model
 from lmjax.pretrained.decoders import layout_of
@@ -16,6 +18,17 @@ from lmjax.pretrained.folder import CONFIG, WHOLE
 from lmjax.pretrained.weights import by_path
 
 WRITTEN = ("float32", "bfloat16")
+
+
+def run(words: Sequence[str]) -> None:
+    """`lmjax export`."""
+    parser = Parser(prog="lmjax export", description="A folder for transformers' from_pretrained.")
+    parser.add_argument("run", help="the run directory")
+    parser.add_argument("--out", required=True, help="the folder to make")
+    parser.add_argument("--step", type=whole, default=None, help="of the checkpoint; the newest")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    given = parser.parse_args(words)
+    print(export(given.run, given.out, given.step, given.dtype))
 
 
 def export(run: str, out: str, step: int | None = None, dtype: str = "float32") -> str:

@@ -33,6 +33,7 @@ class Task(Part):
 
     unit: ClassVar[str] = "examples"  # what throughput is counted in
     headline: ClassVar[str] = "loss"  # the validation metric that a run is judged by
+    rising: ClassVar[frozenset[str]] = frozenset({"accuracy"})  # metrics of which more is better
     batch_axes: ClassVar[tuple[str, ...]] = ("batch",)  # leading axes of all arrays of a batch
 
     model: Model

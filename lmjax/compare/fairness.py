@@ -1,0 +1,125 @@
+"""What makes a comparison fair, each claim with its proof from the cells themselves."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lmjax.compare.cells import Json, curve
+from lmjax.compare.plan import Plan, auxiliaries, evaluation_steps
+
+AUXILIARY = "embeddings, output head, biases and norms"
+SHOWN = 12  # hex digits of a hash
+
+
+def rows(plan: Plan, found: dict[str, Any]) -> list[Json]:
+    """A row for each claim; `found` has what there is of each variant (assemble.Finished)."""
+    cells = [cell for each in found.values() for cell in each.cells.values()]
+    whole = [cell for cell in cells if cell["bits"]["batches"] is not None]
+    return [
+        _equal("the same batches in the same order, for each seed", whole, _batches),
+        _equal("the same weights at step 0, for each seed", cells, lambda c: c["bits"]["init"]),
+        _equal("the same held-out loss at step 0, for each seed", cells, _first_loss),
+        _budget(plan),
+        _trials(plan, found),
+        _seeds(plan, found),
+        _edges(plan, found),
+        *_same_auxiliary(plan),
+        _strategy(cells),
+    ]
+
+
+def auxiliary(plan: Plan) -> str | None:
+    """What the matrix methods leave to another rule; None where there are none."""
+    known = auxiliaries(plan)
+    if not known:
+        return None
+    names = ", ".join(known)
+    if len(set(known.values())) > 1:
+        return f"{AUXILIARY}: AdamW with other settings in each of {names}"
+    rule = next(iter(known.values()))
+    told = f"rate {rule.learning_rate:g}, b1 {rule.b1:g}, b2 {rule.b2:g}"
+    return f"{AUXILIARY}: the same AdamW in {names} ({told})"
+
+
+def _batches(cell: Json) -> str:
+    return cell["bits"]["batches"]
+
+
+def _first_loss(cell: Json) -> float:
+    return curve(cell, "loss")[1][0]
+
+
+def _equal(claim: str, cells: list[Json], value: Callable[[Json], Any]) -> Json:
+    """That something is equal in all cells of a seed."""
+    seeds: dict[int, list[Any]] = {}
+    for cell in cells:
+        seeds.setdefault(cell["seed"], []).append(value(cell))
+    told = []
+    for seed, values in seeds.items():
+        most = max(set(values), key=values.count)
+        shown = most[:SHOWN] if isinstance(most, str) else f"{most!r}"
+        told.append(f"seed {seed}: {shown} in {values.count(most)} of {len(values)}")
+    holds = all(len(set(values)) == 1 for values in seeds.values())
+    return _row(claim, "; ".join(told) or "no cell yet", holds, cells)
+
+
+def _row(claim: str, proof: str, holds: bool, cells: Iterable[Json] = ()) -> Json:
+    return {"claim": claim, "proof": proof, "holds": holds, "cells": [c["id"] for c in cells]}
+
+
+def _budget(plan: Plan) -> Json:
+    budgets = {
+        v.label: (v.experiment.steps, v.experiment.batch_size, evaluation_steps(v.experiment.steps))
+        for v in plan.variants
+    }
+    steps, size, points = next(iter(budgets.values()))
+    if len(set(budgets.values())) == 1:
+        proof = f"{steps} updates of {size} for all, evaluated {len(points)} times"
+    else:
+        proof = ", ".join(f"{k}: {a} updates of {b}" for k, (a, b, _) in budgets.items())
+    return _row("the same budget of training", proof, len(set(budgets.values())) == 1)
+
+
+def _trials(plan: Plan, found: dict[str, Any]) -> Json:
+    counts = {label: len(each.trials.losses) for label, each in found.items()}
+    equal = len(set(counts.values())) == 1
+    told = ", ".join(f"{label} {count}" for label, count in counts.items())
+    seeds = len(plan.tune_seeds)
+    proof = f"{plan.trials} rates each, on {seeds} tuning seed{'s' * (seeds != 1)}"
+    return _row("the same number of trials", proof if equal else f"trials made: {told}", equal)
+
+
+def _seeds(plan: Plan, found: dict[str, Any]) -> Json:
+    tune, report = ", ".join(map(str, plan.tune_seeds)), ", ".join(map(str, plan.report_seeds))
+    done = {frozenset(each.cells) for each in found.values() if each.rate is not None}
+    return _row(
+        "tuned on some seeds, reported on others, the same for all",
+        f"tuned on {tune}; reported on {report}",
+        not set(plan.tune_seeds) & set(plan.report_seeds) and len(done) <= 1,
+    )
+
+
+def _edges(plan: Plan, found: dict[str, Any]) -> Json:
+    out = [label for label, each in found.items() if not each.trials.decision.settled]
+    proof = "inside what was tried for all"
+    if out:
+        proof = "; ".join(f"{label}: {found[label].trials.decision.reason}" for label in out)
+    return _row("no best rate at the edge of what was tried", proof, not out)
+
+
+def _same_auxiliary(plan: Plan) -> list[Json]:
+    known = auxiliaries(plan)
+    if len(known) < 2:
+        return []
+    equal = len(set(known.values())) == 1
+    return [_row("one auxiliary rule for all matrix methods", auxiliary(plan) or "", equal)]
+
+
+def _strategy(cells: list[Json]) -> Json:
+    names = sorted({cell["strategy"] for cell in cells})
+    machines = {cell["machine"] for cell in cells}
+    proof = f"{', '.join(names)}; machine and code {', '.join(sorted(machines))}"
+    return _row(
+        "all cells computed in one way, by one code on one kind of machine",
+        proof if cells else "no cell yet",
+        len(names) < 2 and len(machines) < 2,
+    )
