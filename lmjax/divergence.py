@@ -45,6 +45,7 @@ class Evidence(NamedTuple):
     code: list[str]  # files that are not what they were
     parts: tuple[dict[str, Any], dict[str, Any]]  # of the traced step
     lowered: bool  # whether the lowered step is the same
+    same_mesh: bool  # whether it is computed on as many devices
     described: tuple[dict[str, str], dict[str, str]]  # leaves of the state: dtype and shape
     compute_dtype: str
 
@@ -117,8 +118,9 @@ def of_the_program(e: Evidence) -> Verdict | None:
         return Verdict("init", f"equal keys draw another {first_leaf(e.apart)}{_code(e)}")
     if e.rates[0] != e.rates[1]:
         return Verdict("optimizer hyper-parameter", f"rate {e.rates[0]}, here {e.rates[1]}")
-    changed = first_change(*e.parts)
-    if changed is None:
+    changed, size = first_change(*e.parts), apart_by(e.apart)
+    rounding = 0 < size <= ROUNDING[e.compute_dtype]
+    if changed is None or (rounding and not e.same_mesh):  # another mesh may cut it otherwise
         return None
     part, module = changed
     where = f"{part}{f' of {module}' if module else ''}{_code(e)}"
@@ -129,8 +131,7 @@ def of_the_program(e: Evidence) -> Verdict | None:
         return Verdict("dropout key", f"keys, or augmentation: {where}")
     if part == "update":
         return Verdict("optimizer hyper-parameter", where)
-    size = apart_by(e.apart)
-    if 0 < size <= ROUNDING[e.compute_dtype]:
+    if rounding:
         return Verdict("reduction order", f"{where}: {size:.1e} apart, as by rounding")
     return Verdict("layer code", where)
 

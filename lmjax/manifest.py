@@ -10,6 +10,7 @@ none  somebody who has only the record could not run it again
 R2    the same batches
 R4    the same bits on the same kind of machine, versions and number of cores, however often it is
       killed and resumed
+R5    and on any number of devices that divides its virtual shards
 """
 
 import sys
@@ -33,11 +34,12 @@ from lmjax.rng import Purpose, key_for
 from lmjax.runfiles import CONFIG, MANIFEST, read_json, sha256, write_json
 
 SCHEMA = 1
-Rung = Literal["none", "R2", "R4"]
+Rung = Literal["none", "R2", "R4", "R5"]
 MEANING: dict[Rung, str] = {
     "none": "not reproducible",
     "R2": "reproducible: batches (R2); bits are promised on CPUs alone",
     "R4": "reproducible: to the bit (R4) on as many cores of such a processor, with these versions",
+    "R5": "reproducible: to the bit (R5) on any number of such devices, with these versions",
 }
 
 TEXTS: Any = dict[str, str]
@@ -100,7 +102,7 @@ def begin(
     now = launch(path, start, experiment, program)
     before = held["launches"] if held else []
     limits = limits_of(dataset, [*before, now])
-    rung = _rung(limits, now)
+    rung = _rung(limits, now, experiment)
     record = {
         "schema": SCHEMA,
         "experiment": experiment.name,
@@ -179,10 +181,12 @@ def limits_of(dataset: Dataset, launches: Sequence[dict[str, Any]]) -> list[str]
     return found
 
 
-def _rung(limits: Sequence[str], now: dict[str, Any]) -> Rung:
+def _rung(limits: Sequence[str], now: dict[str, Any], experiment: Experiment) -> Rung:
     if limits:
         return "none"
-    return "R4" if now["devices"]["platform"] == "cpu" else "R2"
+    if now["devices"]["platform"] != "cpu":
+        return "R2"
+    return "R5" if experiment.parallel.virtual_shards > 1 else "R4"
 
 
 def told(begun: Begun) -> list[str]:

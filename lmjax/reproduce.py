@@ -39,7 +39,14 @@ class Here(NamedTuple):
     environment: dict[str, Any]
 
     def differences(self, launch: dict[str, Any]) -> list[Difference]:
-        return environment.differences(launch, self.environment)
+        """Those that can make a difference: with virtual shards, the number of devices cannot."""
+        found = environment.differences(launch, self.environment)
+        sharded = self.replay.experiment.parallel.virtual_shards > 1
+        return [x for x in found if not (sharded and x.name in ("count", "mesh"))]
+
+    def on_as_many(self, launch: dict[str, Any]) -> bool:
+        """Whether the mesh is the one that there was."""
+        return launch["devices"]["mesh"] == self.environment["devices"]["mesh"]
 
     def files(self, launch: dict[str, Any]) -> list[str]:
         return source.differences(launch["code"], self.code)
@@ -185,11 +192,13 @@ def possible(held: Archive, here: Here) -> str:
         return "R7, unless the bits agree all the same"
     if kinds:
         return "R6, unless the bits agree all the same"
-    return f"{shown(held)}, every step and leaf to the bit"
+    return f"{shown(held, here)}, every step and leaf to the bit"
 
 
-def shown(held: Archive) -> str:
+def shown(held: Archive, here: Here) -> str:
     """The rung that equal bits show."""
+    if not all(map(here.on_as_many, held.launches)):
+        return "R5"
     return "R4" if len(held.launches) > 1 else "R3"
 
 
@@ -235,6 +244,7 @@ def gather(held: Archive, here: Here, apart: Apart) -> Evidence:
         code=here.files(launch),
         parts=(then["parts"], now["parts"]),
         lowered=then["stablehlo"] == now["stablehlo"],
+        same_mesh=here.on_as_many(launch),
         described=(held.manifest["leaves"], replay.program.fingerprint.leaves),
         compute_dtype=replay.experiment.compute_dtype,
     )
@@ -287,8 +297,8 @@ def conclude(
         where = f" in {len(chosen)} windows" if len(chosen) > 1 else ""
         which = f"{leaves} of {leaves} leaves bitwise at {len(at)} of them"
         which = which if at else "their losses and gradient norms bitwise; leaves were not kept"
-        line = f"REPRODUCED {shown(held)}: {len(compared)} of {total} steps{where}, {which}"
-        return Report(True, line, {"verdict": "reproduced", "rung": shown(held), **record})
+        line = f"REPRODUCED {shown(held, here)}: {len(compared)} of {total} steps{where}, {which}"
+        return Report(True, line, {"verdict": "reproduced", "rung": shown(held, here), **record})
     apart, verdict, line = found
     record |= {"step": apart.run.step, "cause": verdict.cause, "because": verdict.because}
     record |= {"run_had": apart.run._asdict(), "here": apart.here._asdict(), "line": line}

@@ -33,7 +33,10 @@ def state_copies(state: TrainState) -> float:
     return size(state.opt_state) / size(state.params)
 
 
-def state_digest(state: TrainState) -> str:
-    """SHA-256 over (path, dtype, shape, fingerprint) of each leaf; nothing is gathered for it."""
-    fingerprint = Fingerprint(state)
+def state_digest(state: TrainState, fingerprint: Fingerprint | None = None) -> str:
+    """SHA-256 over (path, dtype, shape, fingerprint) of each leaf; nothing is gathered for it.
+
+    `fingerprint` is that of a program, whose kernels are compiled already.
+    """
+    fingerprint = fingerprint or Fingerprint(state)
     return digest(fingerprint.leaves, fingerprint.read(fingerprint(state)))

@@ -330,7 +330,7 @@ def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
         "parameters": parameter_count(state.params),
         "validation": validation,
         "baselines": {e.task.headline_for(run.dataset): e.task.baselines(run.dataset)},
-        "state_digest": state_digest(state),
+        "state_digest": state_digest(state, run.program.fingerprint),
         "seconds": time.monotonic() - run.begun,
         "resumed_from": run.start,
         **run.meter.record(),
