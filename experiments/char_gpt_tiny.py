@@ -19,10 +19,10 @@ def config() -> Experiment:
         task=LanguageModel(
             model=GPT(depth=2, width=64, heads=2, max_length=64, unroll=2), showcase_length=0
         ),
-        data=Tokens(source="python_docs", sequence_length=64, validation_windows=256),
+        data=Tokens(source="python_docs", sequence_length=64, validation_windows=128),
         optimizer=AdamW(learning_rate=3e-3, clip_norm=1.0),
         schedule=Cosine(warmup_steps=50),
-        steps=1000,
+        steps=1500,
         batch_size=8,
         evaluate_every=250,
         save_every=250,

@@ -283,13 +283,20 @@ def _losses(packed: Float32[np.ndarray, "lanes updates m 2"], loss: int) -> Loss
 
 
 class Programs:
-    """The variants of a comparison, each compiled when it is first asked for."""
+    """The variants of a comparison, each compiled when it is first asked for.
+
+    `made` are those that have been compiled already.
+    """
 
     def __init__(
-        self, experiments: dict[str, Experiment], batches: dict[str, Batch], strategy: Strategy
+        self,
+        experiments: dict[str, Experiment],
+        batches: dict[str, Batch],
+        strategy: Strategy,
+        made: dict[str, Sequential],
     ):
         self._experiments, self._batches, self.strategy = experiments, batches, strategy
-        self._made: dict[str, Sequential] = {}
+        self._made = {k: runner for k, runner in made.items() if runner.strategy == strategy}
         self._lock = threading.Lock()
 
     def __getitem__(self, label: str) -> Sequential:
