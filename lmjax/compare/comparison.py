@@ -152,8 +152,10 @@ def run(
         workers = Workers(workshop, board, stop, progress.Progress(board, chosen, console))
         workers.run()
         if not stop.number:
-            costs.ensure(path, workshop, leases, stop, console)
-        report = assemble.write(path, plan, board, bars.wait(), time.monotonic() - begun)
+            costs.ensure(path, workshop, leases, console)
+        found = bars.wait()
+        with leases.holding(assemble.REPORT):
+            report = assemble.write(path, plan, board, found, time.monotonic() - begun)
     if stop.number:
         done = report["partial"]
         told = f"{done['done']} of {done['of']} cells are kept" if done else "all cells are kept"
