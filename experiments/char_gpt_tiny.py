@@ -1,9 +1,9 @@
 """Which optimizer brings a GPT of 2 layers furthest, in a run so short that five seeds are cheap?
 
-Command: `uv run lmjax compare char_gpt_tiny --optimizers adamw muon soap lion --seeds 5`; one run by
-`uv run lmjax train char_gpt_tiny`. Hardware: 2 CPU cores. Time of one run: 29 s.
-Expected: 2.892 bits per byte by AdamW at a rate of 3e-3, beside 2.906 of a trigram model on the same
-8,192 bytes.
+Command: `uv run lmjax compare char_gpt_tiny --optimizers adamw muon soap lion --seeds 5`, and for
+one run `uv run lmjax train char_gpt_tiny`. Hardware: 2 CPU cores. Time of one run: 29 s.
+Expected: 2.892 bits per byte by AdamW at a rate of 3e-3, beside 2.906 of a trigram model on the
+same 8,192 bytes.
 """
 
 from lmjax.cli import experiment_main
