@@ -6,7 +6,6 @@ for another fills one lane of eight. After the first, a strategy is only tried w
 more time than it takes to try it.
 """
 
-import os
 import threading
 import time
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from lmjax.compare.execution import (
 from lmjax.compare.feed import Feed, spans
 from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.data import Batch, Dataset
+from lmjax.environment import visible_cores
 from lmjax.experiment import Experiment
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.models.base import OnPaper, placing
@@ -148,14 +148,8 @@ def _hopeless(name: Name, plan: Plan, trials: list["_Trial"]) -> str | None:
 
 def workers(name: Name) -> int:
     """Calls at once. XLA runs a loop on one core of a CPU, so each core can have one."""
-    return cores() if name != "sequential" and jax.default_backend() == "cpu" else 1
-
-
-def cores() -> int:
-    """Of this machine, that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    on_cores = name != "sequential" and jax.default_backend() == "cpu"
+    return len(visible_cores()) if on_cores else 1
 
 
 def fill_of(plan: Plan, lanes: int) -> float:
