@@ -120,8 +120,16 @@ def test_a_directory_that_is_none_of_a_comparison(capsys, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     told = refused(capsys, "--out", str(tmp_path))
     assert told == f"--out {tmp_path}: not empty and no comparison; choose another"
-    told = refused(capsys, "--out", str(tmp_path / "notes.txt"))
-    assert told == f"--out {tmp_path / 'notes.txt'}: a file, not a directory"
+    file = tmp_path / "notes.txt"
+    for out in (file, file / "deeper"):
+        told = refused(capsys, "--out", str(out))
+        assert told == f"--out {out}: not writable ({file}: not a directory)"
+    text = tmp_path / "texts"
+    text.mkdir()
+    (text / "a.txt").write_text("some words " * 400)
+    words = ["compare", "char_gpt", "--data.source", f"text:{text}/**", "--out", str(text / "out")]
+    assert main([*words, "--optimizers", "adamw", "sgd"]) == 2
+    assert "adamw would read what lies there as data" in capsys.readouterr().err
 
 
 @pytest.fixture

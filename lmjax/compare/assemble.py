@@ -170,10 +170,7 @@ def _horizon(plan: Plan, found: dict[str, Finished], baselines: dict[str, float]
     name, bar = choose(baselines.items(), key=lambda item: item[1])
     if best == bar or choose(best, bar) == best:
         return told
-    why = (
-        f"the best cell has a {plan.headline.name} of {best:.4g}, worse than the {bar:.4g} of "
-        f"the {name}"
-    )
+    why = f"the best cell's {plan.headline.name} is {best:.4g}, worse than {bar:.4g} of the {name}"
     return {**told, "short": True, "why": why}
 
 

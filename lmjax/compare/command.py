@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from lmjax import catalog, overrides
 from lmjax.compare import assemble, comparison, directory, probe, spaces
@@ -36,17 +35,19 @@ def run(words: Sequence[str], parse: Parse) -> None:
     path = directory.choose(plan, given.out)
     found = directory.check(path, plan)
 
-    def decide() -> Any:
+    def choose() -> probe.Choice:
         datasets, batches = loaded
         label = plan.baseline
         return probe.choose(plan, datasets[label], batches[label], given.strategy)
 
     if given.dry_run:
-        strategy, measured = (found, None) if found else decide()
-        seconds = None if measured is None else measured["estimated_seconds"]
-        print(tell(plan, loaded.batches, path, strategy, seconds))
+        if found is None:
+            strategy, told, _ = choose()
+            print(tell(plan, loaded.batches, path, strategy, told["estimated_seconds"]))
+        else:
+            print(tell(plan, loaded.batches, path, found, None))
         return
-    report = comparison.run(plan, loaded, path, decide, list(words))
+    report = comparison.run(plan, loaded, path, choose, list(words))
     print(assemble.to_text(report))
     print(f"report: {path / assemble.REPORT}")
 

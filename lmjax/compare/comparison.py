@@ -9,10 +9,17 @@ from etils import epath
 
 from lmjax.compare import assemble, cells, costs, directory, progress
 from lmjax.compare.cells import Cell, Work
-from lmjax.compare.execution import Programs, Strategy, make_held_out_placer, make_placer
+from lmjax.compare.execution import (
+    Programs,
+    Sequential,
+    Strategy,
+    make_held_out_placer,
+    make_placer,
+)
 from lmjax.compare.feed import Feed, held_out, spans
 from lmjax.compare.lease import Leases
 from lmjax.compare.plan import Plan, evaluation_steps
+from lmjax.compare.probe import Choice
 from lmjax.compare.queue import Board
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
@@ -34,10 +41,20 @@ class Loaded(NamedTuple):
 class Workshop:
     """What the cells of a comparison are computed with, shared by variants where it is the same."""
 
-    def __init__(self, plan: Plan, loaded: Loaded, strategy: Strategy, machine: str):
+    def __init__(
+        self,
+        plan: Plan,
+        loaded: Loaded,
+        strategy: Strategy,
+        machine: str,
+        compiled: dict[str, Sequential] | None = None,
+    ):
         self.plan, self.strategy, self._machine = plan, strategy, machine
         self.programs = Programs(
-            {v.label: v.experiment for v in plan.variants}, loaded.batches, strategy
+            {v.label: v.experiment for v in plan.variants},
+            loaded.batches,
+            strategy,
+            compiled or {},
         )
         self._loaded = loaded
         self._made: dict[Any, tuple[Feed, dict[str, list[Batch]]]] = {}
@@ -102,34 +119,43 @@ def run(
     plan: Plan,
     loaded: Loaded,
     path: epath.Path,
-    strategy: Callable[[], tuple[Strategy, dict[str, Any]]],
+    choose: Callable[[], Choice],
     command: list[str],
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Run what is not finished of a plan in a directory; returns report.json.
 
     Args:
-      strategy: decides how cells are computed, where the directory does not say so yet.
+      choose: decides how cells are computed, where the directory does not say so yet.
       command: the words after `lmjax compare`, by which the report says how it was made.
 
     Raises InputError for a directory of another comparison, before anything is compiled;
     Unfinished after a SIGINT or SIGTERM, when the report of what there is has been written.
     """
     begun, console, stop = time.monotonic(), Console(quiet), StopRequest()
+    compiled: dict[str, Sequential] = {}
+
+    def decide() -> tuple[Strategy, dict[str, Any]]:
+        choice = choose()
+        compiled.update(choice.made)
+        return choice.strategy, choice.told
+
     name = loaded.datasets[plan.baseline].name
-    chosen = directory.claim(path, plan, strategy, command, name, console)
+    chosen = directory.claim(path, plan, decide, command, name, console)
     limit_blas()
     machine, differences = directory.register(path, plan.base)
     if differences:
         console.say(f"not as the comparison was begun: {'; '.join(differences)}")
-    workshop, bars = Workshop(plan, loaded, chosen, machine), Baselines(plan, loaded)
+    workshop, bars = Workshop(plan, loaded, chosen, machine, compiled), Baselines(plan, loaded)
     with Leases(path, console.say).beating() as leases, stop:
         board = Board(plan, path, leases, chosen.lanes)
         workers = Workers(workshop, board, stop, progress.Progress(board, chosen, console))
         workers.run()
         if not stop.number:
-            costs.ensure(path, workshop, leases, stop, console)
-        report = assemble.write(path, plan, board, bars.wait(), time.monotonic() - begun)
+            costs.ensure(path, workshop, leases, console)
+        found = bars.wait()
+        with leases.holding(assemble.REPORT):
+            report = assemble.write(path, plan, board, found, time.monotonic() - begun)
     if stop.number:
         done = report["partial"]
         told = f"{done['done']} of {done['of']} cells are kept" if done else "all cells are kept"

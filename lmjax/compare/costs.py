@@ -21,7 +21,6 @@ from lmjax.models.base import OnPaper, placing
 from lmjax.optim import SGD
 from lmjax.parts import replace
 from lmjax.runfiles import read_json, write_json
-from lmjax.signals import StopRequest
 from lmjax.state import parameter_count
 
 COSTS, LEASE = "costs.json", "costs"
@@ -29,21 +28,16 @@ SGD_LABEL = " sgd"  # no label of a variant has a space
 ROUNDS, LEAST_ROUNDS = 9, 3
 BLOCK = 0.06  # seconds of SGD in a block
 BUDGET = 20.0  # seconds that all rounds may take
-POLL = 0.5
 
 
-def ensure(path: epath.Path, workshop: Any, leases: Leases, stop: StopRequest, c: Console) -> None:
+def ensure(path: epath.Path, workshop: Any, leases: Leases, console: Console) -> None:
     """Measure and write costs.json, unless it is there; where another process is at it, wait."""
-    while not (path / COSTS).exists() and not stop.number:
-        if leases.take(LEASE):
-            try:
-                if not (path / COSTS).exists():
-                    c.say("measuring what a step costs")
-                    write_json(path / COSTS, measure(workshop))
-            finally:
-                leases.give_back(LEASE)
-        else:
-            time.sleep(POLL)
+    if (path / COSTS).exists():
+        return
+    with leases.holding(LEASE):
+        if not (path / COSTS).exists():
+            console.say("measuring what a step costs")
+            write_json(path / COSTS, measure(workshop))
 
 
 def read(path: epath.Path) -> dict[str, Any] | None:

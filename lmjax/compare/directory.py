@@ -47,13 +47,20 @@ def choose(plan: Plan, out: str | None) -> epath.Path:
 def check(path: epath.Path, plan: Plan) -> Strategy | None:
     """The strategy of the comparison that lies there, None where none does; changes nothing.
 
-    Raises InputError for a directory that holds something else.
+    Raises InputError for a directory that holds something else, or cannot be used.
     """
+    for label, _, experiment in plan.variants:
+        if experiment.data.reads(str(path)):
+            raise InputError(f"--out {path}: {label} would read what lies there as data")
+    near = path
+    while not near.exists():
+        near = near.parent
+    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+        told = "no permission" if near.is_dir() else "not a directory"
+        raise InputError(f"--out {path}: not writable ({near}: {told})")
     try:
         if not path.exists():
             return None
-        if not path.is_dir():
-            raise InputError(f"--out {path}: a file, not a directory")
         if not (path / PLAN).exists():
             drafts = draft_of(path / PLAN).name  # of processes that died before they had one
             if any(not inside.name.startswith(drafts) for inside in path.iterdir()):

@@ -39,7 +39,7 @@ def entry(
         "words": list(variant.words),
         "reference": _reference(variant.experiment.optimizer.reference),
         "verdict": None if verdict is None else verdict.word,
-        "sentence": f"{label} is the baseline." if verdict is None else verdict.sentence,
+        "sentence": _of_baseline(label, why) if verdict is None else verdict.sentence,
         "why": why,
         "rate": each.rate,
         "tuning": _tuning(plan, each, label),
@@ -64,6 +64,10 @@ def entry(
         "costs": _costs(known.get(label)),
         "curve": _curve(plan, each),
     }
+
+
+def _of_baseline(label: str, why: str | None) -> str:
+    return f"{label} is the baseline" + (f", and may not be judged by: {why}" if why else ".")
 
 
 def _reference(reference: Any) -> Json | None:

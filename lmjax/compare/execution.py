@@ -30,6 +30,7 @@ from lmjax.mesh import Parallel, laid_out, make_mesh, whole
 from lmjax.metrics import Mean, Metrics, pack
 from lmjax.parallel import abstract_state, compile_program, make_place
 from lmjax.platforms import compiler_options
+from lmjax.room import check_state
 from lmjax.state import TrainState
 from lmjax.step import Knobs, make_eval_step, make_train_step
 
@@ -67,6 +68,7 @@ class Sequential:
         self.experiment, self.strategy = experiment, strategy
         self.mesh = _mesh(experiment, strategy)
         self.program = compile_program(experiment, batch, self.mesh)
+        check_state(self.program.abstract_state)
         roles, self.abstract = abstract_state(experiment, batch, self.mesh)
         self.step = make_train_step(experiment, roles)  # pure
         self._asked = experiment.optimizer.needs_previous_batch
@@ -280,13 +282,20 @@ def _losses(packed: Float32[np.ndarray, "lanes updates m 2"], loss: int) -> Loss
 
 
 class Programs:
-    """The variants of a comparison, each compiled when it is first asked for."""
+    """The variants of a comparison, each compiled when it is first asked for.
+
+    `made` are those that have been compiled already.
+    """
 
     def __init__(
-        self, experiments: dict[str, Experiment], batches: dict[str, Batch], strategy: Strategy
+        self,
+        experiments: dict[str, Experiment],
+        batches: dict[str, Batch],
+        strategy: Strategy,
+        made: dict[str, Sequential],
     ):
         self._experiments, self._batches, self.strategy = experiments, batches, strategy
-        self._made: dict[str, Sequential] = {}
+        self._made = {k: runner for k, runner in made.items() if runner.strategy == strategy}
         self._lock = threading.Lock()
 
     def __getitem__(self, label: str) -> Sequential:

@@ -26,6 +26,7 @@ from etils import epath
 from lmjax.lock import HELD
 
 FOLDER = "leases"
+POLL = 0.1  # seconds between two tries
 BEAT = 10.0  # seconds between two signs of life
 STALE = 120.0  # seconds without one after which another host's lease is taken over
 
@@ -81,6 +82,16 @@ class Leases:
             if taken:
                 self._held[name] = file
             return taken
+
+    @contextlib.contextmanager
+    def holding(self, name: str) -> Iterator[None]:
+        """Within it, a lease is held, for which it waits."""
+        while not self.take(name):
+            time.sleep(POLL)
+        try:
+            yield
+        finally:
+            self.give_back(name)
 
     def give_back(self, name: str) -> None:
         """Let others have it. The file stays, empty: two processes must not hold two of a name."""

@@ -16,6 +16,7 @@ from lmjax.compare.execution import (
     LANES,
     RUNNERS,
     Name,
+    Sequential,
     Strategy,
     knobs_of,
     make_placer,
@@ -51,10 +52,16 @@ class Probe(NamedTuple):
         return f"{self.pace:.4g} updates a second, {self.total:.3g} s for all cells"
 
 
-def choose(
-    plan: Plan, dataset: Dataset, batch: Batch, forced: Name | None = None
-) -> tuple[Strategy, dict[str, Any]]:
-    """(strategy, the time for all cells and why it was chosen)."""
+class Choice(NamedTuple):
+    """What was chosen."""
+
+    strategy: Strategy
+    told: dict[str, Any]  # the seconds that all cells would take, and why
+    made: dict[str, Sequential]  # label -> what has been compiled for it
+
+
+def choose(plan: Plan, dataset: Dataset, batch: Batch, forced: Name | None = None) -> Choice:
+    """How all cells are to be computed."""
     limit_blas()
     experiment = plan.variant(plan.baseline).experiment
     candidates: list[Name] = [forced] if forced else _order(experiment, batch)
@@ -72,15 +79,28 @@ def choose(
                 trial.measure()
     probes = [trial.probe() for trial in trials]
     told |= {probe.strategy.name: probe.text() for probe in probes}
-    best = probes[0]
-    for probe in probes[1:]:
-        best = probe if probe.total < CLEARLY * best.total else best
+    best = 0
+    for number, probe in enumerate(probes):
+        best = number if probe.total < CLEARLY * probes[best].total else best
     reason = "the soonest of those that were tried" if len(probes) > 1 else "no other was tried"
-    return best.strategy, {
-        "estimated_seconds": best.total,
-        "reason": "as --strategy asks" if forced else reason,
-        "tried": told,
-    }
+    strategy, runner = probes[best].strategy, trials[best].runner
+    return Choice(
+        strategy,
+        {
+            "estimated_seconds": probes[best].total,
+            "reason": "as --strategy asks" if forced else reason,
+            "tried": told,
+        },
+        {plan.baseline: runner} if runner.strategy == strategy else {},
+    )
+
+
+def pace(plan: Plan, dataset: Dataset, batch: Batch, name: Name) -> float:
+    """Updates of a cell a second under a strategy, with all its lanes full."""
+    trial = _Trial(plan, dataset, batch, name)
+    for _ in range(ROUNDS):
+        trial.measure()
+    return trial.probe().pace
 
 
 def _order(experiment: Experiment, batch: Batch) -> list[Name]:
@@ -153,12 +173,12 @@ class _Trial:
         size = sum(x.nbytes for x in batch.values())
         longest = max(span.updates for span in spans(points, max(1, CALL_BYTES // size)))
         self._strategy = Strategy(name, longest, workers(name))
-        self._runner = RUNNERS[name](experiment, batch, self._strategy)
+        self.runner = RUNNERS[name](experiment, batch, self._strategy)
         self._seed, stretches = plan.tune_seeds[0], spans(points, longest)
         place = make_placer(experiment, self._strategy)
         feed = Feed(dataset, experiment.batch_size, stretches, place, 0)
         piece = feed.piece(self._seed, 0).placed
-        self._piece = self._runner.join([piece] * self._strategy.lanes)
+        self._piece = self.runner.join([piece] * self._strategy.lanes)
         self._advance(1, 1)  # compiles
         self._each = self._advance(1, 1)
         self._count = max(1, min(stretches[0].updates, round(TIMED / self._each)))
@@ -192,7 +212,7 @@ class _Trial:
 
     def _advance(self, count: int, calls: int) -> float:
         """Seconds of some calls by one worker."""
-        runner = self._runner
+        runner = self.runner
         rate = runner.experiment.optimizer.learning_rate
         each = [knobs_of(rate, self._seed)] * self._strategy.lanes
         knobs, carry = runner.knobs(each), runner.start(each)

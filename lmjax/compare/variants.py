@@ -131,9 +131,21 @@ def _made(base: Experiment, label: str, words: Sequence[str], parse: Parse) -> V
             started = with_optimizer(started, name)
             rest.remove(word)
     experiment = overrides.apply(started, rest, parse)
-    made = overrides.to_words(base, experiment)
+    made = shortest(base, experiment, parse)
     label = label or _label(swaps, flags)
     return Variant(UNSAFE.sub("-", label)[:LONGEST], tuple(made), experiment)
+
+
+def shortest(base: Experiment, experiment: Experiment, parse: Parse) -> list[str]:
+    """The overrides that make an experiment of the base, without swaps that change nothing."""
+    words = overrides.to_words(base, experiment)
+    for word in [word for word in words if not word.startswith("--") and ":" in word]:
+        fewer = [other for other in words if other != word]
+        try:
+            words = fewer if overrides.apply(base, fewer, parse) == experiment else words
+        except InputError:  # a field of what the word brings
+            continue
+    return words
 
 
 def with_optimizer(base: Experiment, name: str) -> Experiment:
