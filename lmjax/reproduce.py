@@ -20,6 +20,7 @@ from lmjax.divergence import Evidence, Verdict, describe, judge
 from lmjax.environment import Difference
 from lmjax.experiment import Experiment
 from lmjax.parallel import compile_program
+from lmjax.platforms import equal_threads
 from lmjax.record import digest, record_difference, to_record
 from lmjax.replay import Apart, Replay, Window, follow, plan
 from lmjax.room import check_state
@@ -127,6 +128,7 @@ def adjust(held: Archive) -> list[str]:
         [count] = devices
         if count > 1 and simulate(count):
             done.append(f"{count} simulated devices, as the run had")
+    equal_threads(held.experiment.parallel.virtual_shards)  # before Orbax asks for the devices
     return done
 
 

@@ -1,5 +1,9 @@
 """Runs that move between devices: to the bit with virtual shards, and otherwise told apart."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 CODE = """
@@ -62,3 +66,25 @@ def test_without_virtual_shards_it_is_told_apart(eight_devices, tmp_path):
     found, _ = eight_devices(CODE, str(tmp_path / "run"), "1")
     assert (found["verdict"], found["cause"]) == ("diverged", "reduction order")
     assert "mesh" in found["because"]
+
+
+def test_the_commands_give_one_device_the_bits_of_two(tmp_path):
+    """Each in a process of its own, where threads count: XLA cuts convolutions by their number."""
+    run = str(tmp_path / "run")
+    words = ["--parallel.virtual-shards", "8", "--steps", "2", "--batch-size", "64"]
+    trained = lmjax(2, "train", "digits_resnet", *words, "--workdir", run)
+    assert trained.returncode == 0, trained.stderr
+    again = lmjax(1, "reproduce", run)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "REPRODUCED R5: 2 of 2 steps" in again.stdout
+
+
+def lmjax(devices: int, *words: str) -> subprocess.CompletedProcess[str]:
+    simulated = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.run(
+        [sys.executable, "-m", "lmjax", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XLA_FLAGS": simulated},
+    )
