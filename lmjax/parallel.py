@@ -101,7 +101,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
     `batch` is one host batch, for its shapes.
     """
     keep_freed_memory()  # before there are devices, and so is this
-    equal_threads(experiment.parallel.virtual_shards)
+    equal_threads(shards := experiment.parallel.virtual_shards)
     mesh = make_mesh(experiment.parallel) if mesh is None else mesh
     roles, abstract = abstract_state(experiment, batch, mesh)
     check_divides(experiment, batch, roles, mesh)
@@ -116,7 +116,7 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
     previous = batch if experiment.optimizer.needs_previous_batch else None
     unheard = OnMesh(mesh, {})  # what evaluation decides, training has told
     evaluation = make_eval_step(experiment, split_of(experiment, unheard, abstract))
-    options = compiler_options(mesh.devices.flat[0].platform, mesh.size)
+    options = compiler_options(mesh.devices.flat[0].platform, mesh.size, shards)
     try:
         told = jax.eval_shape(on_mesh(step, placement), abstract, batch, previous, knobs)[1]
     except FieldError as error:  # what a device cannot run is known when it is traced

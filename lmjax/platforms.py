@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 Platform = Literal["any", "cpu", "gpu", "tpu"]
 Where = Literal["compiler", "malloc", "environment", "blas"]
+Only = Literal["", "several", "virtual shards"]  # several: where there is more than one device
 
 
 class Setting(NamedTuple):
@@ -22,7 +23,7 @@ class Setting(NamedTuple):
     where: Where
     name: str
     value: Any
-    many: bool  # only where there is more than one device
+    only: Only  # "" = always
     reason: str
 
 
@@ -32,27 +33,37 @@ SETTINGS = (
         "malloc",
         "M_MMAP_THRESHOLD",
         2**25,
-        False,
+        "",
         "XLA allocates a step's temporaries anew each time; what malloc maps and unmaps costs a "
         "page fault per 4 kB (a GPT of 4 layers: 13,000 a step, 47 ms with them and 36 without)",
     ),
-    Setting("any", "malloc", "M_TRIM_THRESHOLD", 2**31 - 1, False, "freed memory is kept for it"),
-    Setting("any", "malloc", "M_TOP_PAD", 2**26, False, "and taken in large pieces"),
+    Setting("any", "malloc", "M_TRIM_THRESHOLD", 2**31 - 1, "", "freed memory is kept for it"),
+    Setting("any", "malloc", "M_TOP_PAD", 2**26, "", "and taken in large pieces"),
     Setting(
         "cpu",
         "environment",
         "PJRT_NPROC",
-        "parallel.virtual_shards, where there are fewer cores",
-        True,
+        "their number, where there are fewer cores",
+        "virtual shards",
         "XLA has as many threads as cores or simulated devices, whichever are more, and cuts the "
         "inner axis of some products by their number, which decides last bits",
+    ),
+    Setting(
+        "cpu",
+        "compiler",
+        "xla_disable_hlo_passes",
+        "cse",
+        "virtual shards",
+        "programs for several devices have common subexpressions merged before they are simplified "
+        "as well, which rounded char_gpt's gradients otherwise on one device than on two; without "
+        "it a step takes no longer",
     ),
     Setting(
         "cpu",
         "blas",
         "threads",
         1,
-        False,
+        "",
         "in `lmjax compare`: XLA's decompositions are LAPACK's, whose threads wait by spinning; "
         "where the cores have other work, a step of SOAP took 27 ms with them and 0.7 without",
     ),
@@ -61,7 +72,7 @@ SETTINGS = (
         "compiler",
         "xla_gpu_enable_latency_hiding_scheduler",
         True,
-        True,
+        "several",
         "collectives run beside products",
     ),
     Setting(
@@ -69,26 +80,27 @@ SETTINGS = (
         "compiler",
         "xla_tpu_scoped_vmem_limit_kib",
         98304,
-        False,
+        "",
         "larger fusions: the default leaves most of the vector memory unused",
     ),
 )
 M_OPTIONS = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_THRESHOLD": -3}  # of malloc.h
 
 
-def settings(platform: str, where: Where, devices: int) -> list[Setting]:
+def settings(platform: str, where: Where, devices: int = 1, shards: int = 1) -> list[Setting]:
     """What is set there."""
+    holds = {"": True, "several": devices > 1, "virtual shards": shards > 1}
     return [
         setting
         for setting in SETTINGS
-        if (setting.platform, setting.where) == (platform, where)
-        and (devices > 1 or not setting.many)
+        if (setting.platform, setting.where) == (platform, where) and holds[setting.only]
     ]
 
 
-def compiler_options(platform: str, devices: int) -> dict[str, Any]:
-    """For jax.jit."""
-    return {setting.name: setting.value for setting in settings(platform, "compiler", devices)}
+def compiler_options(platform: str, devices: int, shards: int = 1) -> dict[str, Any]:
+    """For jax.jit; `shards` are virtual ones."""
+    found = settings(platform, "compiler", devices, shards)
+    return {setting.name: setting.value for setting in found}
 
 
 def keep_freed_memory() -> list[str]:
@@ -99,7 +111,7 @@ def keep_freed_memory() -> list[str]:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return []
-    wanted = settings("any", "malloc", 1)
+    wanted = settings("any", "malloc")
     return [each.name for each in wanted if mallopt(M_OPTIONS[each.name], each.value) == 1]
 
 
@@ -129,7 +141,7 @@ def limit_blas() -> None:
     import threadpoolctl
 
     importlib.import_module("scipy.linalg")
-    for setting in settings("cpu", "blas", 1):
+    for setting in settings("cpu", "blas"):
         threadpoolctl.threadpool_limits(setting.value, user_api="blas")
 
 
@@ -137,7 +149,7 @@ def table() -> list[list[str]]:
     """A row for each setting, for a reader."""
     return [
         [
-            f"{setting.platform}{', several' if setting.many else ''}",
+            ", ".join([setting.platform, *filter(None, [setting.only])]),
             f"{setting.where}: {setting.name} = {setting.value}",
             setting.reason,
         ]

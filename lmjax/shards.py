@@ -9,7 +9,8 @@ shard adds (gradients, losses, metrics) is summed by one binary tree, which is a
 A device's own shards are a subtree of it, and the devices' sums are the leaves of the rest. So V
 decides the bits and D does not. Nothing of it is left to the partitioner, which may sum in any
 order, and each shard and each sum is compiled apart from what is around it: fused, a product and a
-sum are rounded once and not twice.
+sum are rounded once and not twice. XLA's compiler takes other passes for one device than for
+several; which of them is left out for it, and how many threads there are, lmjax/platforms.py says.
 
 A shard is to its rows what a device would be: BatchNorm's statistics are over a shard, and the
 running ones are averaged over shards (ghost batch normalisation, arXiv 1705.08741); images mix

@@ -19,6 +19,7 @@ def test_malloc_is_told_where_it_is_glibc_s(monkeypatch):
 
 def test_options_are_for_their_platform_and_number_of_devices():
     assert platforms.compiler_options("cpu", 8) == {}
+    assert platforms.compiler_options("cpu", 1, shards=8) == {"xla_disable_hlo_passes": "cse"}
     assert platforms.compiler_options("gpu", 1) == {}
     assert "xla_gpu_enable_latency_hiding_scheduler" in platforms.compiler_options("gpu", 2)
     assert platforms.compiler_options("tpu", 1) == {"xla_tpu_scoped_vmem_limit_kib": 98304}

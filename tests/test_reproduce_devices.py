@@ -68,11 +68,22 @@ def test_without_virtual_shards_it_is_told_apart(eight_devices, tmp_path):
     assert "mesh" in found["because"]
 
 
-def test_the_commands_give_one_device_the_bits_of_two(tmp_path):
+@pytest.mark.parametrize(
+    ("experiment", "words"),
+    [
+        ("digits_resnet", "--batch-size 64"),
+        (  # layers that are no loop, of which XLA merges more
+            "char_gpt",
+            "--task.model.depth 2 --task.model.unroll 2 --task.showcase-length 0 "
+            "--data.validation-windows 16 --batch-size 16 --schedule.warmup-steps 1",
+        ),
+    ],
+)
+def test_the_commands_give_one_device_the_bits_of_two(tmp_path, experiment, words):
     """Each in a process of its own, where threads count: XLA cuts convolutions by their number."""
     run = str(tmp_path / "run")
-    words = ["--parallel.virtual-shards", "8", "--steps", "2", "--batch-size", "64"]
-    trained = lmjax(2, "train", "digits_resnet", *words, "--workdir", run)
+    given = [*words.split(), "--parallel.virtual-shards", "8", "--steps", "2"]
+    trained = lmjax(2, "train", experiment, *given, "--workdir", run)
     assert trained.returncode == 0, trained.stderr
     again = lmjax(1, "reproduce", run)
     assert again.returncode == 0, again.stdout + again.stderr
