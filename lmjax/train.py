@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Array
 
 from lmjax import manifest, rundir, runfiles
-from lmjax.checkpoint import Checkpoints
+from lmjax.checkpoint import Checkpoints, SaveError
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
 from lmjax.doctor import machine
@@ -26,6 +26,7 @@ from lmjax.parallel import Program, abstract_variables, compile_program
 from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
 from lmjax.record import from_record, to_record
+from lmjax.recovery import recover, set_aside
 from lmjax.rng import key_for
 from lmjax.room import check_batch, check_state
 from lmjax.signals import Stopped, StopRequest
@@ -69,6 +70,7 @@ def run(
     base: Experiment | None = None,
     launched_as: str | None = None,
     profile: str | None = None,
+    strict: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train an experiment to its end, resuming what its directory holds; returns result.json.
@@ -79,10 +81,12 @@ def run(
       base: the experiment without overrides, against which the record shows the difference.
       launched_as: what `lmjax train` was given, NAME or PATH.py, for the line that resumes.
       profile: START:STOP, the steps to trace into the run directory (lmjax/profile.py).
+      strict: refuse to resume where the newest checkpoint is damaged, rather than set it aside.
       quiet: print nothing.
 
     Raises InputError for bad input, before anything is compiled or written; RunError for a run that
-    cannot go on (a loss that is not finite); Stopped after a SIGINT or SIGTERM, when it has saved.
+    cannot go on (a loss that is not finite, a full disk); Stopped after a SIGINT or SIGTERM, when
+    it has saved.
     """
     begun = time.monotonic()
     console = Console(quiet)
@@ -104,15 +108,16 @@ def run(
     with holding(path, console.say):
         rundir.check(path, experiment, dataset)  # again: it was anyone's until now
         if state is None or runfiles.has_checkpoint(path):
-            state = restore(experiment, dataset, program, path)
+            state = restore(experiment, dataset, program, path, strict, console)
         start = int(state.step)
         history, traced = read_history(path, start), read_trace(path, start)
         held = manifest.read(path)
+        again = (path / runfiles.CONFIG).exists()
         # Whatever could be refused has been: from here on things are told and written.
         rundir.claim(path, experiment, base, dataset, batch)
         begun_as = manifest.begin(path, held, start, experiment, dataset, program)
         introduce(experiment, dataset, program, begun_as, path, console)
-        tell_start(experiment, start, origin, console)
+        tell_start(experiment, start, origin, again, console)
         started = Run(
             experiment,
             dataset,
@@ -127,7 +132,11 @@ def run(
             start,
             begun,
         )
-        result = go_on(started, state, path)
+        try:
+            result = go_on(started, state, path)
+        except OSError as error:
+            told = f"the run stops: {error.filename or path}: {error.strerror or error}"
+            raise RunError(f"{told}; the same command resumes") from error
     report(result, experiment, base, launched_as, path, console)
     return result
 
@@ -221,6 +230,8 @@ def batches(run: Run, start: int) -> Iterator[Fed]:
 
 def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
     """Log all pending steps but the newest `keep`; raises RunError where one is not finite."""
+    if told := run.checkpoints.failure():
+        run.console.say(told)
     done, pending[:] = pending[: len(pending) - keep], pending[len(pending) - keep :]
     if not done:
         return
@@ -261,16 +272,24 @@ def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]
 
 
 def save(run: Run, state: TrainState, step: int) -> None:
-    """State, data position and record in one commit."""
+    """State, data position and record in one commit.
+
+    One that fails is told, and the run goes on: the next may find room, and the older ones are
+    there until it has.
+    """
     flush(run)
-    run.checkpoints.save(
-        step,
-        state,
-        {
-            "config": to_record(run.experiment),
-            "data": {"digest": run.dataset.digest, "next_batch": step},
-        },
-    )
+    record = {
+        "config": to_record(run.experiment),
+        "data": {"digest": run.dataset.digest, "next_batch": step},
+    }
+    try:
+        run.checkpoints.wait()
+    except SaveError as error:
+        run.console.say(str(error))
+    try:
+        run.checkpoints.save(step, state, record, run.program.fingerprint)
+    except SaveError as error:
+        run.console.say(str(error))
 
 
 def flush(run: Run) -> None:
@@ -284,16 +303,21 @@ def restore(
     dataset: Dataset,
     program: Program,
     path: epath.Path,
+    strict: bool,
+    console: Console,
 ) -> TrainState:
-    """The newest checkpoint of this very run; raises InputError, and changes nothing."""
-    checkpoints = Checkpoints(path / runfiles.CHECKPOINTS)
-    step = checkpoints.choose(None)
-    state, record = checkpoints.restore(step, program.abstract_state)
-    checkpoints.close()
-    check_same(from_record(Experiment, record["config"]), experiment, str(checkpoints.directory))
-    if record["data"] != {"digest": dataset.digest, "next_batch": step}:
-        raise InputError(f"{checkpoints.directory} step {step} was made on other data")
-    return state
+    """The newest whole checkpoint of this very run; those that are damaged are set aside, and told.
+
+    Raises InputError, and then changes nothing.
+    """
+    found = recover(path, program.abstract_state, program.fingerprint, strict)
+    where = path / runfiles.CHECKPOINTS
+    check_same(from_record(Experiment, found.record["config"]), experiment, str(where))
+    if found.record["data"] != {"digest": dataset.digest, "next_batch": found.step}:
+        raise InputError(f"{where} step {found.step} was made on other data")
+    for line in set_aside(path, found):
+        console.say(line)
+    return found.state
 
 
 def fresh_state(program: Program, origin: Origin | None) -> TrainState:
@@ -306,8 +330,12 @@ def fresh_state(program: Program, origin: Origin | None) -> TrainState:
     return dataclasses.replace(state, params=params, model_state=model_state)
 
 
-def tell_start(experiment: Experiment, start: int, origin: Origin | None, console: Console) -> None:
-    """Where the state comes from, if it was not drawn from the seed."""
+def tell_start(
+    experiment: Experiment, start: int, origin: Origin | None, again: bool, console: Console
+) -> None:
+    """Where the state comes from, if it was not drawn from the seed by a run that is new."""
+    if again and not start:
+        console.say("begins again at step 0: it was stopped before its first checkpoint")
     if start:
         console.say(f"resumed from step {start} of {experiment.steps}")
     elif origin is not None:
