@@ -28,12 +28,13 @@ from lmjax.profile import Trace, read_window
 from lmjax.record import from_record, to_record
 from lmjax.recovery import recover, set_aside
 from lmjax.rng import key_for
-from lmjax.room import check_batch, check_state
+from lmjax.room import check_batch, check_state, out_of_memory
 from lmjax.signals import Stopped, StopRequest
 from lmjax.speed import Meter, make_meter
-from lmjax.state import TrainState, parameter_count, state_digest
+from lmjax.state import TrainState, bad_leaves, parameter_count, state_digest
 from lmjax.summary import already_finished, introduce, report
 from lmjax.trace import NUMBERS, Step, TraceLog, read_trace
+from lmjax.watchdog import watched
 from lmjax.writers import MetricsLog, read_history
 
 
@@ -123,7 +124,7 @@ def run(
             dataset,
             program,
             Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep),
-            MetricsLog(path, history),
+            MetricsLog(path, history, console.say),
             TraceLog(path, traced),
             console,
             make_meter(experiment, program.abstract_state, batch),
@@ -134,6 +135,10 @@ def run(
         )
         try:
             result = go_on(started, state, path)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise RunError(out_of_memory(experiment, program.abstract_state)) from error
         except OSError as error:
             told = f"the run stops: {error.filename or path}: {error.strerror or error}"
             raise RunError(f"{told}; the same command resumes") from error
@@ -193,7 +198,7 @@ def loop(run: Run, state: TrainState) -> TrainState:
     """
     e, program = run.experiment, run.program
     pending: list[Dispatched] = []
-    fed = run.trace.timed(batches(run, run.start), run.start)
+    fed = watched(run.trace.timed(batches(run, run.start), run.start), run.start, run.console.say)
     for step, (batch, previous, digest) in enumerate(fed, run.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
         evaluates = is_due(step, e.evaluate_every, e.steps)
@@ -205,9 +210,9 @@ def loop(run: Run, state: TrainState) -> TrainState:
         leaves = program.fingerprint(state) if taken else []
         pending.append(Dispatched(step, digest, metrics, leaves))
         if evaluates or saves or step == e.steps:
-            write_metrics(run, pending, keep=0)
+            write_metrics(run, state, pending, keep=0)
         elif step % e.log_every == 0:
-            write_metrics(run, pending, keep=1)
+            write_metrics(run, state, pending, keep=1)
         if evaluates:
             evaluate_and_log(run, state, step)
         if saves:
@@ -228,7 +233,7 @@ def batches(run: Run, start: int) -> Iterator[Fed]:
     return feed(run.experiment, run.dataset, run.program, run.bits.digests, start)
 
 
-def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
+def write_metrics(run: Run, state: TrainState, pending: list[Dispatched], keep: int) -> None:
     """Log all pending steps but the newest `keep`; raises RunError where one is not finite."""
     if told := run.checkpoints.failure():
         run.console.say(told)
@@ -242,10 +247,7 @@ def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
         for name, value in numbers.items():
             if not math.isfinite(value):
                 flush(run)
-                raise RunError(
-                    f"step {step}: {name} is {value}, the run stops; the newest "
-                    f"checkpoint is of step {run.checkpoints.latest()}"
-                )
+                raise not_finite(run, state, step, f"{name} is {value} of batch {digest}")
         run.log.write("train", step, numbers)
         kept = {name: numbers[name] for name in NUMBERS}
         run.bits.write(Step(step, digest, kept, run.program.fingerprint.read(leaves)))
@@ -257,6 +259,16 @@ def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
             f"{run.meter.line(last)}"
         ),
         final=newest == last,
+    )
+
+
+def not_finite(run: Run, state: TrainState, step: int, told: str) -> RunError:
+    """What stops a run that has gone astray at a step, noticed when the state was `state`."""
+    newest, at = run.checkpoints.latest(), int(state.step)
+    bad = bad_leaves(state) or "all leaves are finite"
+    return RunError(
+        f"step {step}: {told}; at step {at} {bad}; the run stops, the newest checkpoint is of step "
+        f"{newest}"
     )
 
 
@@ -278,6 +290,8 @@ def save(run: Run, state: TrainState, step: int) -> None:
     there until it has.
     """
     flush(run)
+    if bad_leaves(state):  # the loss of this step, from the parameters before it, may be finite
+        raise not_finite(run, state, step, "the update is not finite")
     record = {
         "config": to_record(run.experiment),
         "data": {"digest": run.dataset.digest, "next_batch": step},

@@ -3,8 +3,11 @@
 import json
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -14,6 +17,7 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.errors import InputError
 from lmjax.load import load
 from lmjax.seal import SEAL, Damaged
+from lmjax.state import TrainState
 
 # What Orbax still had under way when it failed to read ends as callbacks of a loop that is closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -218,3 +222,27 @@ def test_a_last_save_that_fails_is_an_error_and_leaves_the_one_before(
     assert Checkpoints(epath.Path("run/checkpoints")).steps() == [5, 10]
     assert not Path("run/result.json").exists()
     assert train.run(tiny_mlp, "run", quiet=True)["resumed_from"] == 10
+
+
+def test_a_checkpoint_of_the_present_format_still_loads(tmp_path):
+    """A change of the format must say what becomes of what was written by schema 1."""
+    with zipfile.ZipFile(
+        Path(__file__).parent / "references" / "checkpoint_schema_1.zip"
+    ) as stored:
+        stored.extractall(tmp_path / "checkpoints")
+    shape, where = jax.ShapeDtypeStruct, jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = TrainState(
+        shape((), np.int32, sharding=where),
+        {
+            "w": shape((2, 3), np.float32, sharding=where),
+            "b": shape((2,), jnp.bfloat16, sharding=where),
+        },
+        {},
+        {"count": shape((), np.int32, sharding=where)},
+    )
+    checkpoints = Checkpoints(epath.Path(tmp_path / "checkpoints"))
+    state, record = checkpoints.restore(checkpoints.choose(None), abstract)
+    assert record["schema"] == 1
+    assert state.params["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert state.params["b"].tolist() == [1.5, -2]
+    assert (int(state.step), int(state.opt_state["count"])) == (3, 3)
