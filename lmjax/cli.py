@@ -132,11 +132,13 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
         return
     workdir, words = _take(words, "--workdir", "a directory")
     profile, words = _take(words, "--profile", "START:STOP")
+    strict, words = "--strict" in words, [word for word in words if word != "--strict"]
     experiment = overrides.apply(base, words, parse_value)
     from lmjax.train import run
 
     _keep_compiled()
-    run(experiment, workdir, base=base, launched_as=name or None, profile=profile)
+    launch = {"base": base, "launched_as": name or None, "profile": profile, "strict": strict}
+    run(experiment, workdir, **launch)
 
 
 def _keep_compiled() -> None:
@@ -197,7 +199,7 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
         if len(choices) > 1:
             print(f"  {path.replace('_', '-')}:{{{','.join(sorted(choices))}}}")
     print("run directory: --workdir DIR (default: runs/NAME/seedS-DIGEST)")
-    print("trace of some steps: --profile START:STOP")
+    print("trace of some steps: --profile START:STOP; refuse a damaged checkpoint: --strict")
 
 
 def _take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None, list[str]]:

@@ -90,7 +90,8 @@ def begin(replay: Replay, step: int) -> TrainState:
         return fresh_state(replay.program, find_origin(replay.experiment, replay.batch))
     assert replay.checkpoints is not None, "steps to begin at are those of its checkpoints"
     chosen = replay.checkpoints.choose(step)
-    state, record = replay.checkpoints.restore(chosen, replay.program.abstract_state)
+    program = replay.program
+    state, record = replay.checkpoints.restore(chosen, program.abstract_state, program.fingerprint)
     where = f"{replay.checkpoints.directory} step {step}"
     check_same(from_record(Experiment, record["config"], where), replay.experiment, where)
     return state

@@ -26,14 +26,29 @@ def check_state(state: TrainState) -> None:
 
     Of `state` only shapes, dtypes and shardings count. Activations come on top of it.
     """
-    leaves = [*jax.tree.leaves(state), *jax.tree.leaves(state.params)]  # gradients are as params
-    size = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
-    memory = device_memory()
+    size, memory = size_of(state), device_memory()
     if size > memory:
         raise InputError(
             f"the state and its gradients take {human(size)} on each device, which has "
             f"{human(memory)}; choose a smaller task.model, or share it by --parallel.fsdp"
         )
+
+
+def size_of(state: TrainState) -> int:
+    """Bytes that a state and its gradients take on each device."""
+    leaves = [*jax.tree.leaves(state), *jax.tree.leaves(state.params)]  # gradients are as params
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def out_of_memory(experiment: Experiment, state: TrainState) -> str:
+    """What a device that has run out of memory had to hold, and what to lower."""
+    rows, pieces = experiment.batch_size, experiment.accumulation
+    return (
+        f"out of memory: of {human(device_memory())} on each device the state and its gradients "
+        f"take {human(size_of(state))}, the rest are activations of {rows // pieces} rows "
+        f"(batch_size {rows} / accumulation {pieces}); raise accumulation, or lower batch_size or "
+        "task.model; the same command resumes"
+    )
 
 
 def device_memory() -> int:

@@ -7,7 +7,8 @@ manifest.json   all else that decides the run, with the machine and the code of 
 metrics.jsonl   every metric of every step, once
 trace.jsonl     the bits of every step, once: its batch, loss and gradient norm, leaves now and then
 events/         the same for TensorBoard
-checkpoints/    by step
+checkpoints/    by step, each sealed (lmjax/seal.py)
+damaged/        checkpoints that were found damaged when the run was resumed
 profile/        traces that were asked for
 result.json     written last, with the SHA-256 of the others: a run that has it is finished
 """
@@ -22,7 +23,7 @@ from lmjax.errors import InputError
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
 MANIFEST, TRACE = "manifest.json", "trace.jsonl"
-CHECKPOINTS, EVENTS, PROFILE = "checkpoints", "events", "profile"
+CHECKPOINTS, DAMAGED, EVENTS, PROFILE = "checkpoints", "damaged", "events", "profile"
 TOKENIZER, LOCK = "tokenizer.json", "lock"
 FILES = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE, RESULT, LOCK)
 KEPT = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE)  # whose content the result knows

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lmjax.fingerprint import Fingerprint, digest
 
@@ -31,6 +32,27 @@ def state_copies(state: TrainState) -> float:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
     return size(state.opt_state) / size(state.params)
+
+
+@jax.jit
+def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(x).all() for x in leaves]
+
+
+def bad_leaves(state: TrainState) -> str:
+    """Which leaves of the model hold a number that is not finite, in words, "" where none does.
+
+    Optimizers may hold an infinity, such as the best loss before there is one. Waits for them.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(
+        {"params": state.params, "model_state": state.model_state}
+    )
+    finite = _finite([x for _, x in leaves])
+    bad = [path for (path, _), good in zip(leaves, finite, strict=True) if not good]
+    if not bad:
+        return ""
+    first = jax.tree_util.keystr(bad[0], simple=True, separator="/")
+    return f"{len(bad)} of {len(leaves)} leaves are not finite, {first} the first"
 
 
 def state_digest(state: TrainState, fingerprint: Fingerprint | None = None) -> str:

@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Array
 
 from lmjax import manifest, rundir, runfiles
-from lmjax.checkpoint import Checkpoints
+from lmjax.checkpoint import Checkpoints, SaveError
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
 from lmjax.doctor import machine
@@ -26,13 +26,15 @@ from lmjax.parallel import Program, abstract_variables, compile_program
 from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
 from lmjax.record import from_record, to_record
+from lmjax.recovery import recover, set_aside
 from lmjax.rng import key_for
-from lmjax.room import check_batch, check_state
+from lmjax.room import check_batch, check_state, out_of_memory
 from lmjax.signals import Stopped, StopRequest
 from lmjax.speed import Meter, make_meter
-from lmjax.state import TrainState, parameter_count, state_digest
+from lmjax.state import TrainState, bad_leaves, parameter_count, state_digest
 from lmjax.summary import already_finished, introduce, report
 from lmjax.trace import NUMBERS, Step, TraceLog, read_trace
+from lmjax.watchdog import watched
 from lmjax.writers import MetricsLog, read_history
 
 
@@ -69,6 +71,7 @@ def run(
     base: Experiment | None = None,
     launched_as: str | None = None,
     profile: str | None = None,
+    strict: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train an experiment to its end, resuming what its directory holds; returns result.json.
@@ -79,10 +82,12 @@ def run(
       base: the experiment without overrides, against which the record shows the difference.
       launched_as: what `lmjax train` was given, NAME or PATH.py, for the line that resumes.
       profile: START:STOP, the steps to trace into the run directory (lmjax/profile.py).
+      strict: refuse to resume where the newest checkpoint is damaged, rather than set it aside.
       quiet: print nothing.
 
     Raises InputError for bad input, before anything is compiled or written; RunError for a run that
-    cannot go on (a loss that is not finite); Stopped after a SIGINT or SIGTERM, when it has saved.
+    cannot go on (a loss that is not finite, a full disk); Stopped after a SIGINT or SIGTERM, when
+    it has saved.
     """
     begun = time.monotonic()
     console = Console(quiet)
@@ -104,21 +109,22 @@ def run(
     with holding(path, console.say):
         rundir.check(path, experiment, dataset)  # again: it was anyone's until now
         if state is None or runfiles.has_checkpoint(path):
-            state = restore(experiment, dataset, program, path)
+            state = restore(experiment, dataset, program, path, strict, console)
         start = int(state.step)
         history, traced = read_history(path, start), read_trace(path, start)
         held = manifest.read(path)
+        again = (path / runfiles.CONFIG).exists()
         # Whatever could be refused has been: from here on things are told and written.
         rundir.claim(path, experiment, base, dataset, batch)
         begun_as = manifest.begin(path, held, start, experiment, dataset, program)
         introduce(experiment, dataset, program, begun_as, path, console)
-        tell_start(experiment, start, origin, console)
+        tell_start(experiment, start, origin, again, console)
         started = Run(
             experiment,
             dataset,
             program,
             Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep),
-            MetricsLog(path, history),
+            MetricsLog(path, history, console.say),
             TraceLog(path, traced),
             console,
             make_meter(experiment, program.abstract_state, batch),
@@ -127,7 +133,15 @@ def run(
             start,
             begun,
         )
-        result = go_on(started, state, path)
+        try:
+            result = go_on(started, state, path)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise RunError(out_of_memory(experiment, program.abstract_state)) from error
+        except OSError as error:
+            told = f"the run stops: {error.filename or path}: {error.strerror or error}"
+            raise RunError(f"{told}; the same command resumes") from error
     report(result, experiment, base, launched_as, path, console)
     return result
 
@@ -184,7 +198,7 @@ def loop(run: Run, state: TrainState) -> TrainState:
     """
     e, program = run.experiment, run.program
     pending: list[Dispatched] = []
-    fed = run.trace.timed(batches(run, run.start), run.start)
+    fed = watched(run.trace.timed(batches(run, run.start), run.start), run.start, run.console.say)
     for step, (batch, previous, digest) in enumerate(fed, run.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
         evaluates = is_due(step, e.evaluate_every, e.steps)
@@ -196,9 +210,9 @@ def loop(run: Run, state: TrainState) -> TrainState:
         leaves = program.fingerprint(state) if taken else []
         pending.append(Dispatched(step, digest, metrics, leaves))
         if evaluates or saves or step == e.steps:
-            write_metrics(run, pending, keep=0)
+            write_metrics(run, state, pending, keep=0)
         elif step % e.log_every == 0:
-            write_metrics(run, pending, keep=1)
+            write_metrics(run, state, pending, keep=1)
         if evaluates:
             evaluate_and_log(run, state, step)
         if saves:
@@ -219,8 +233,10 @@ def batches(run: Run, start: int) -> Iterator[Fed]:
     return feed(run.experiment, run.dataset, run.program, run.bits.digests, start)
 
 
-def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
+def write_metrics(run: Run, state: TrainState, pending: list[Dispatched], keep: int) -> None:
     """Log all pending steps but the newest `keep`; raises RunError where one is not finite."""
+    if told := run.checkpoints.failure():
+        run.console.say(told)
     done, pending[:] = pending[: len(pending) - keep], pending[len(pending) - keep :]
     if not done:
         return
@@ -231,10 +247,7 @@ def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
         for name, value in numbers.items():
             if not math.isfinite(value):
                 flush(run)
-                raise RunError(
-                    f"step {step}: {name} is {value}, the run stops; the newest "
-                    f"checkpoint is of step {run.checkpoints.latest()}"
-                )
+                raise not_finite(run, state, step, f"{name} is {value} of batch {digest}")
         run.log.write("train", step, numbers)
         kept = {name: numbers[name] for name in NUMBERS}
         run.bits.write(Step(step, digest, kept, run.program.fingerprint.read(leaves)))
@@ -246,6 +259,16 @@ def write_metrics(run: Run, pending: list[Dispatched], keep: int) -> None:
             f"{run.meter.line(last)}"
         ),
         final=newest == last,
+    )
+
+
+def not_finite(run: Run, state: TrainState, step: int, told: str) -> RunError:
+    """What stops a run that has gone astray at a step, noticed when the state was `state`."""
+    newest, at = run.checkpoints.latest(), int(state.step)
+    bad = bad_leaves(state) or "all leaves are finite"
+    return RunError(
+        f"step {step}: {told}; at step {at} {bad}; the run stops, the newest checkpoint is of step "
+        f"{newest}"
     )
 
 
@@ -261,16 +284,26 @@ def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]
 
 
 def save(run: Run, state: TrainState, step: int) -> None:
-    """State, data position and record in one commit."""
+    """State, data position and record in one commit.
+
+    One that fails is told, and the run goes on: the next may find room, and the older ones are
+    there until it has.
+    """
     flush(run)
-    run.checkpoints.save(
-        step,
-        state,
-        {
-            "config": to_record(run.experiment),
-            "data": {"digest": run.dataset.digest, "next_batch": step},
-        },
-    )
+    if bad_leaves(state):  # the loss of this step, from the parameters before it, may be finite
+        raise not_finite(run, state, step, "the update is not finite")
+    record = {
+        "config": to_record(run.experiment),
+        "data": {"digest": run.dataset.digest, "next_batch": step},
+    }
+    try:
+        run.checkpoints.wait()
+    except SaveError as error:
+        run.console.say(str(error))
+    try:
+        run.checkpoints.save(step, state, record, run.program.fingerprint)
+    except SaveError as error:
+        run.console.say(str(error))
 
 
 def flush(run: Run) -> None:
@@ -284,16 +317,21 @@ def restore(
     dataset: Dataset,
     program: Program,
     path: epath.Path,
+    strict: bool,
+    console: Console,
 ) -> TrainState:
-    """The newest checkpoint of this very run; raises InputError, and changes nothing."""
-    checkpoints = Checkpoints(path / runfiles.CHECKPOINTS)
-    step = checkpoints.choose(None)
-    state, record = checkpoints.restore(step, program.abstract_state)
-    checkpoints.close()
-    check_same(from_record(Experiment, record["config"]), experiment, str(checkpoints.directory))
-    if record["data"] != {"digest": dataset.digest, "next_batch": step}:
-        raise InputError(f"{checkpoints.directory} step {step} was made on other data")
-    return state
+    """The newest whole checkpoint of this very run; those that are damaged are set aside, and told.
+
+    Raises InputError, and then changes nothing.
+    """
+    found = recover(path, program.abstract_state, program.fingerprint, strict)
+    where = path / runfiles.CHECKPOINTS
+    check_same(from_record(Experiment, found.record["config"]), experiment, str(where))
+    if found.record["data"] != {"digest": dataset.digest, "next_batch": found.step}:
+        raise InputError(f"{where} step {found.step} was made on other data")
+    for line in set_aside(path, found):
+        console.say(line)
+    return found.state
 
 
 def fresh_state(program: Program, origin: Origin | None) -> TrainState:
@@ -306,8 +344,12 @@ def fresh_state(program: Program, origin: Origin | None) -> TrainState:
     return dataclasses.replace(state, params=params, model_state=model_state)
 
 
-def tell_start(experiment: Experiment, start: int, origin: Origin | None, console: Console) -> None:
-    """Where the state comes from, if it was not drawn from the seed."""
+def tell_start(
+    experiment: Experiment, start: int, origin: Origin | None, again: bool, console: Console
+) -> None:
+    """Where the state comes from, if it was not drawn from the seed by a run that is new."""
+    if again and not start:
+        console.say("begins again at step 0: it was stopped before its first checkpoint")
     if start:
         console.say(f"resumed from step {start} of {experiment.steps}")
     elif origin is not None:

@@ -1,7 +1,8 @@
-"""Where numbers go: metrics.jsonl always, TensorBoard beside it."""
+"""Where numbers go: metrics.jsonl always, TensorBoard beside it, which never stops a run."""
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 from etils import epath
@@ -26,16 +27,19 @@ class MetricsLog:
     TensorBoard gets every evaluation and what training steps a curve needs, by the clock.
     """
 
-    def __init__(self, directory: epath.Path, history: History):
-        """Continue the log of a run from its history; what came after that is dropped."""
-        from tensorboardX import SummaryWriter
+    def __init__(self, directory: epath.Path, history: History, say: Callable[[str], None]):
+        """Continue the log of a run from its history; what came after that is dropped.
 
+        `say` is told when TensorBoard gets no more.
+        """
+        self._say = say
         path = directory / METRICS
         self._last = {line.entry["kind"]: line.step for line in history.lines}
         write_text(path, "".join(f"{line.text}\n" for line in history.lines))
         self._file = path.open("a")
         self._shown = 0.0
-        self._events = SummaryWriter(str(directory / EVENTS), purge_step=history.step + 1)
+        self._events: Any = None  # once it has failed, too
+        self._to_events(lambda: self._open_events(directory, history))
 
     def write(self, kind: Kind, step: int, metrics: dict[str, float]) -> None:
         """One line of one step."""
@@ -47,17 +51,38 @@ class MetricsLog:
         if kind == "train" and now - self._shown < EVENT_SECONDS:
             return
         self._shown = now
-        for name, value in metrics.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+
+        def show() -> None:
+            for name, value in metrics.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+        if self._events is not None:
+            self._to_events(show)
 
     def flush(self) -> None:
         """Hand all lines to the operating system, before a checkpoint claims their step."""
         self._file.flush()
-        self._events.flush()
+        if self._events is not None:
+            self._to_events(self._events.flush)
 
     def close(self) -> None:
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._to_events(self._events.close)
+
+    def _open_events(self, directory: epath.Path, history: History) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._events = SummaryWriter(str(directory / EVENTS), purge_step=history.step + 1)
+
+    def _to_events(self, call: Callable[[], None]) -> None:
+        """Call it; where it fails, say so once and go on without TensorBoard."""
+        try:
+            call()
+        except Exception as error:  # whatever a tracker stumbles over
+            self._events = None
+            told = f"{type(error).__name__}: {error}"
+            self._say(f"TensorBoard gets no more ({told}); the run goes on, and {METRICS} has all")
 
 
 def read_history(directory: epath.Path, step: int) -> History:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from lmjax.experiment import Experiment
 from lmjax.load import load
 from lmjax.optim import SGD, Cosine
 from lmjax.parts import replace
-from lmjax.state import state_digest
+from lmjax.state import bad_leaves, state_digest
 
 
 @pytest.fixture(autouse=True)
@@ -260,6 +261,42 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tiny_mlp):
         run(wild)
     assert not Path("run", runfiles.RESULT).exists()
     assert Checkpoints(rundir.epath.Path("run/checkpoints")).latest() is None
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_what_is_not_finite_names_step_batch_and_leaf(tiny_mlp, every):
+    """Saved after each step, too, whose own loss was finite while its update was not."""
+    wild = replace(replace(tiny_mlp, "optimizer.learning_rate", 3e38), "save_every", every)
+    with pytest.raises(RunError) as error:
+        run(wild)
+    told = str(error.value)
+    assert re.match(r"step \d+: (the update is not finite|(loss|grad_norm) is (nan|inf) of)", told)
+    assert re.search(r"\d of 4 leaves are not finite, params/\S+ the first", told)
+    for step in Checkpoints(rundir.epath.Path("run/checkpoints")).steps():
+        assert bad_leaves(load("run", step).state) == ""
+
+
+def test_running_out_of_memory_says_sizes_and_what_to_lower(tiny_mlp, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr(train, "loop", full)
+    with pytest.raises(RunError, match=r"out of memory: of .*B on each .* take .*kB.* 32 rows"):
+        run(tiny_mlp)
+
+
+def test_a_tracker_that_fails_stops_nothing(tiny_mlp, monkeypatch, capsys):
+    import tensorboardX
+
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", fails)
+    assert train.run(tiny_mlp, "run")["steps"] == 12
+    assert capsys.readouterr().out.count("TensorBoard gets no more (OSError: ") == 1
+    monkeypatch.setattr(tensorboardX.SummaryWriter, "__init__", fails)
+    train.run(tiny_mlp, "other", quiet=True)
+    assert Path("other/metrics.jsonl").read_bytes() == Path("run/metrics.jsonl").read_bytes()
 
 
 def test_nothing_is_compiled_after_step_two(tiny_gpt, monkeypatch):

@@ -93,7 +93,7 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
         dataset,
         program,
         Checkpoints(folder / "checkpoints", 1),
-        MetricsLog(folder, read_history(folder, 0)),
+        MetricsLog(folder, read_history(folder, 0), print),
         TraceLog(folder, []),
         Console(quiet=True),
         make_meter(experiment, program.abstract_state, host),

@@ -70,7 +70,7 @@ class Loop:
             dataset,
             self.program,
             Checkpoints(folder / "checkpoints", 1),
-            MetricsLog(folder, read_history(folder, 0)),
+            MetricsLog(folder, read_history(folder, 0), print),
             TraceLog(folder, []),
             Console(quiet=True),
             make_meter(experiment, self.program.abstract_state, host),
