@@ -68,8 +68,8 @@ def _some(names: set[str]) -> str:
     return ", ".join(sorted(names)[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def read_environment(mesh: Mesh) -> dict[str, Any]:
-    """All of it, as plain values; `mesh` is the one that the run computes on."""
+def read_environment(mesh: Mesh, shards: int = 1) -> dict[str, Any]:
+    """All of it, as plain values; `mesh` is the one that the run computes on, `shards` virtual."""
     devices = list(mesh.devices.flat)
     kind, name = devices[0].platform, devices[0].device_kind
     return {
@@ -77,7 +77,7 @@ def read_environment(mesh: Mesh) -> dict[str, Any]:
         "settings": {
             name: getattr(jax.config, name) for name in SETTINGS if hasattr(jax.config, name)
         },
-        "compiler": compiler_options(kind, len(devices)),
+        "compiler": compiler_options(kind, len(devices), shards),
         "versions": {"python": platform.python_version(), **versions()},
         "machine": {
             "system": platform.platform(),

@@ -132,7 +132,7 @@ def launch(
         "command": environment.command_line([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config_sha256": sha256(path / CONFIG),
         "code": source.read_code(experiment)._asdict(),
-        **environment.read_environment(program.mesh),
+        **environment.read_environment(program.mesh, experiment.parallel.virtual_shards),
         "program": describe_program(program),
     }
 

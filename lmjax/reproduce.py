@@ -90,7 +90,7 @@ def reproduce(
             replay,
             manifest.describe_program(program),
             source.read_code(held.experiment)._asdict(),
-            environment.read_environment(program.mesh),
+            environment.read_environment(program.mesh, held.experiment.parallel.virtual_shards),
         )
         console.say(*introduce(held, here, kept, chosen, windows))
         compared, found = follow_all(held, here, chosen, console)

@@ -85,7 +85,8 @@ def read_seal(folder: Path) -> dict[str, str]:
         with file.open("rb") as opened:
             text = opened.read(MOST_BYTES).decode()
     except (OSError, UnicodeDecodeError):
-        told = "missing or unreadable (without it nobody knows whether the others are whole)"
+        told = "missing or unreadable; without it, or where lmjax had no seals yet, nobody knows "
+        told += "whether the others are whole"
         raise Damaged(f"{file}: damaged, {told}") from None
     lines = [LINE.fullmatch(line) for line in text.split("\n")[:-1]]
     sums = {line[2]: line[1] for line in lines if line}
