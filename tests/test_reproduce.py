@@ -129,7 +129,7 @@ def layer(patch: Any, experiment: Any) -> None:
 
 
 def flag(patch: Any, experiment: Any) -> None:
-    fast = platforms.Setting("cpu", "compiler", "xla_cpu_enable_fast_math", True, False, "")
+    fast = platforms.Setting("cpu", "compiler", "xla_cpu_enable_fast_math", True, "", "")
     patch.setattr(platforms, "SETTINGS", (*platforms.SETTINGS, fast))
 
 
