@@ -41,10 +41,13 @@ def as_stored(params: Any, stored: Any) -> Any:
 def stored() -> dict[str, Tree]:
     """Stem -> leaf -> array: where they start, gradients [20, ...], one path [20, ...] each."""
     trees: dict[str, Tree] = {}
-    with np.load(Path(__file__).parent / "references" / "optim.npz") as file:
-        for key in file.files:
-            stem, _, leaf = key.partition("/")
-            trees.setdefault(stem, {})[leaf] = file[key]
+    for path in sorted((Path(__file__).parent / "references").glob("optim*.npz")):
+        with np.load(path) as file:
+            for key in file.files:
+                stem, _, leaf = key.partition("/")
+                held = trees.setdefault(stem, {})
+                known = held.get(leaf, file[key][:0])
+                held[leaf] = np.concatenate([known, file[key]]) if stem == "sources" else file[key]
     return trees
 
 

@@ -3,20 +3,19 @@
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from optim_parity_rows import ADAMW, ROWS, TURNED
 from optim_paths import (
     LEAVES,
     TOLERANCE,
     VISIBLE,
     Tree,
-    as_stored,
     build,
-    constant,
     distance,
     only,
     path,
@@ -25,172 +24,10 @@ from optim_paths import (
     walk,
 )
 
-from lmjax.optim import (
-    MARS,
-    SGD,
-    SOAP,
-    Adafactor,
-    AdamW,
-    AdEMAMix,
-    Lion,
-    Momentum,
-    Muon,
-    MuonOptax,
-    NAdamW,
-    Nesterov,
-    Optimizer,
-    ScheduleFreeAdamW,
-)
-from lmjax.optim.recipe import Auxiliary
+from lmjax.optim import AdamW, MuonOptax, Optimizer
 from lmjax.optim.soap import Sides
 from lmjax.parts import alternatives
 from lmjax.roles import Leaf
-
-
-def warm_up(count: Any) -> Any:
-    return jnp.minimum((jnp.asarray(count, float) + 1) / 5, 1.0)
-
-
-def warm_up_and_fall(count: Any) -> Any:
-    return warm_up(count) * (1 - jnp.asarray(count, float) / 20)
-
-
-def times(scale: float) -> Callable[[Any, Any], Any]:
-    return lambda params, stored: scale * stored
-
-
-class Row(NamedTuple):
-    """An optimizer as its reference was set, and settings that are not; each must show."""
-
-    right: Optimizer
-    wrong: tuple[Optimizer, ...]
-    factor: Callable[[Any], Any] = constant
-    gradient: Callable[[Any, Any], Any] = as_stored  # of a leaf, from the stored one
-    wrong_gradient: Callable[[Any, Any], Any] | None = None
-
-
-ADAMW = {"learning_rate": 0.01, "weight_decay": 0.1}
-SLOW = {**ADAMW, "alpha": 5.0}
-MUON: dict[str, Any] = {"weight_decay": 0.1, "newton_schulz_dtype": "float64"}
-FREE = ScheduleFreeAdamW(**ADAMW)
-FACTOR = Adafactor(**ADAMW, factored_from=1)
-VARIANCE = MARS(**ADAMW)
-TURNED = SOAP(learning_rate=0.01, weight_decay=0.0, refresh_every=3)
-# The authors decay after their step, so that their rate and decay are these (lmjax/optim/soap.py).
-TURNED_DECAYED = replace(
-    TURNED, learning_rate=0.01 * (1 - 0.01 * 0.1), weight_decay=0.1 / (1 - 0.01 * 0.1)
-)
-
-ROWS: dict[str, Row] = {
-    "sgd": Row(SGD(learning_rate=0.05), (SGD(learning_rate=0.0501),)),
-    "momentum": Row(
-        Momentum(learning_rate=0.05),
-        (Momentum(learning_rate=0.05, momentum=0.901), Nesterov(learning_rate=0.05)),
-    ),
-    "nesterov": Row(
-        Nesterov(learning_rate=0.05),
-        (Nesterov(learning_rate=0.05, momentum=0.901), Momentum(learning_rate=0.05)),
-    ),
-    "adamw": Row(
-        AdamW(**ADAMW),
-        (
-            AdamW(**ADAMW, b1=0.901),
-            AdamW(**ADAMW, b2=0.99),
-            AdamW(**ADAMW, eps=1e-4),
-            AdamW(learning_rate=0.01, weight_decay=0.101),
-            NAdamW(**ADAMW),
-        ),
-    ),
-    "nadamw": Row(
-        NAdamW(**ADAMW),
-        (NAdamW(**ADAMW, b1=0.901), NAdamW(**ADAMW, b2=0.99), NAdamW(**ADAMW, eps=1e-4)),
-    ),
-    "adafactor": Row(
-        FACTOR,
-        (
-            replace(FACTOR, decay_exponent=0.81),
-            replace(FACTOR, clip_threshold=1.1),
-            replace(FACTOR, least_scale=2.0),
-            replace(FACTOR, scale_by_parameter=False),
-            replace(FACTOR, factored_from=5),
-            replace(FACTOR, weight_decay=0.101),
-        ),
-    ),
-    "lion": Row(
-        Lion(learning_rate=0.003, weight_decay=0.1),
-        (
-            Lion(learning_rate=0.003, weight_decay=0.1, b1=0.8),
-            Lion(learning_rate=0.003, weight_decay=0.1, b2=0.95),
-            Lion(learning_rate=0.003, weight_decay=0.101),
-        ),
-    ),
-    "ademamix": Row(
-        AdEMAMix(**SLOW),
-        (
-            AdEMAMix(**SLOW, b1=0.901),
-            AdEMAMix(**SLOW, b2=0.99),
-            AdEMAMix(**SLOW, b3=0.999),
-            AdEMAMix(**ADAMW, alpha=4.0),
-            AdEMAMix(**SLOW, eps=1e-4),
-        ),
-    ),
-    "ademamix_warmed_up": Row(
-        AdEMAMix(**SLOW, slow_warmup_steps=12),
-        (AdEMAMix(**SLOW, slow_warmup_steps=13), AdEMAMix(**SLOW)),
-    ),
-    "muon": Row(
-        Muon(**MUON),
-        (
-            Muon(**MUON, momentum=0.951),
-            Muon(**MUON, nesterov=False),
-            Muon(**MUON, newton_schulz_steps=6),
-            Muon(weight_decay=0.101, newton_schulz_dtype="float64"),
-            Muon(weight_decay=0.1, newton_schulz_dtype="bfloat16"),
-            Muon(**MUON, auxiliary=Auxiliary(b2=0.99)),
-            MuonOptax(weight_decay=0.1),
-        ),
-    ),
-    "schedule_free": Row(
-        FREE,
-        (replace(FREE, b1=0.901), replace(FREE, b2=0.99), replace(FREE, eps=1e-4), AdamW(**ADAMW)),
-        factor=warm_up,
-    ),
-    "schedule_free_falling": Row(FREE, (replace(FREE, b1=0.901),), factor=warm_up_and_fall),
-    "mars": Row(
-        VARIANCE,
-        (
-            replace(VARIANCE, b1=0.951),
-            replace(VARIANCE, b2=0.98),
-            replace(VARIANCE, eps=1e-4),
-            replace(VARIANCE, gamma=0.026),
-            replace(VARIANCE, auxiliary=Auxiliary(b2=0.99)),
-            AdamW(**ADAMW, b1=0.95, b2=0.99),
-        ),
-        gradient=times(0.12),
-        wrong_gradient=times(0.24),  # had no norm been below 1, this would not show
-    ),
-    "mars_exact": Row(
-        replace(VARIANCE, exact=True),
-        (VARIANCE, replace(VARIANCE, exact=True, gamma=0.03)),
-        gradient=lambda params, stored: 0.12 * (params - stored),
-    ),
-    "soap": Row(
-        TURNED,
-        (
-            replace(TURNED, b1=0.951),
-            replace(TURNED, b2=0.951),
-            replace(TURNED, factor_decay=0.951),
-            replace(TURNED, eps=1e-4),
-            replace(TURNED, refresh_every=4),
-            replace(TURNED, longest_side=4),
-        ),
-    ),
-    "soap_decayed": Row(TURNED_DECAYED, (replace(TURNED, weight_decay=0.1),)),
-    "soap_one_side": Row(
-        replace(TURNED, longest_side=5),
-        (replace(TURNED, longest_side=3), replace(TURNED, longest_side=5, refresh_every=4)),
-    ),
-}
 
 
 @pytest.fixture(autouse=True)
