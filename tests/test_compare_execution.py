@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.compare import cells, execution
+from lmjax.compare import cells, execution, probe
 from lmjax.compare.cells import Cell, Work
 from lmjax.compare.execution import (
     LANES,
@@ -207,3 +207,19 @@ def test_the_feed_keeps_what_fits_and_makes_the_same_again(small):
     other = digests({"inputs": np.zeros((1, 2), np.float32)})
     assert other != digests({"inputs": np.zeros((1, 2), np.int32)})
     assert other != digests({"targets": np.zeros((1, 2), np.float32)})
+
+
+@pytest.mark.parametrize(("total", "tried"), [(50.0, False), (70.0, True)])
+def test_another_strategy_is_tried_only_where_that_costs_little(monkeypatch, total, tried):
+    """On a CPU, after a first trial that took 3 s, beside all cells in `total` seconds by it."""
+
+    class Trial:
+        seconds = 3.0
+
+        def probe(self):
+            return probe.Probe(Strategy("loop", 1, 1), 1.0, total)
+
+    monkeypatch.setattr(probe, "fill_of", lambda plan, lanes: 1.0)
+    why = probe._hopeless("lanes", None, [Trial()])
+    assert (why is None) is tried
+    assert tried or "takes about 3 s, and might save 2.5 s" in why
