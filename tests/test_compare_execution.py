@@ -19,7 +19,7 @@ from lmjax.compare.execution import (
     make_updates,
 )
 from lmjax.compare.feed import Feed, Span, digests, held_out, spans, stream_hash
-from lmjax.compare.plan import evaluation_steps, with_rate
+from lmjax.compare.plan import Plan, evaluation_steps, with_rate
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import MLP
@@ -213,13 +213,16 @@ def test_the_feed_keeps_what_fits_and_makes_the_same_again(small):
 def test_another_strategy_is_tried_only_where_that_costs_little(monkeypatch, total, tried):
     """On a CPU, after a first trial that took 3 s, beside all cells in `total` seconds by it."""
 
-    class Trial:
+    class Trial(probe._Trial):
         seconds = 3.0
+
+        def __init__(self):
+            pass
 
         def probe(self):
             return probe.Probe(Strategy("loop", 1, 1), 1.0, total)
 
     monkeypatch.setattr(probe, "fill_of", lambda plan, lanes: 1.0)
-    why = probe._hopeless("lanes", None, [Trial()])
+    why = probe._hopeless("lanes", Plan(*[None] * len(Plan._fields)), [Trial()])
     assert (why is None) is tried
     assert tried or "takes about 3 s, and might save 2.5 s" in why
