@@ -1,13 +1,12 @@
 """gcloud, executed: what it answers, and what that says about a resource."""
 
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 from typing import Any, NamedTuple
-
-import os
 
 from lmjax.errors import InputError, RunError
 from tpu import commands
@@ -50,7 +49,9 @@ class Look(NamedTuple):
 def call(command: commands.Command, seconds: float | None = None) -> Answer:
     """Execute it and keep what it prints; past `seconds` it is ended, and answers with 124."""
     # A session of its own, so that what gcloud itself started (ssh) can be ended with it.
-    process = _begin(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = _begin(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -124,7 +125,7 @@ def create(resource: Resource) -> None:
     if answer.code:
         hint = ""
         if is_quota(answer.err):
-            kind = "preemptible (spot)" if resource.spot else "on-demand"
+            kind = "preemptible" if resource.tier == "spot" else "on-demand"
             hint = f"; ask for {kind} quota of {resource.accelerator} in {resource.zone}, "
             hint += "or take another zone (suspended and failed resources count too)"
         raise RunError(f"{resource.name} was not created: {answer.reason}{hint}")

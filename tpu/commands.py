@@ -26,7 +26,8 @@ def create(resource: Resource) -> Command:
         **resource.options,
     }
     words = [f"--{name}={value}" for name, value in flags.items()]
-    return _queued("create", resource, *words, *(["--spot"] if resource.spot else []))
+    tier = [] if resource.tier == "on-demand" else [f"--{resource.tier}"]
+    return _queued("create", resource, *words, *tier)
 
 
 def describe(resource: Resource) -> Command:

@@ -17,6 +17,7 @@ from typing import Any
 from lmjax.errors import InputError, unknown
 
 LABEL = "lmjax-owner"
+TIERS = ("on-demand", "spot", "reserved")
 
 
 @dataclasses.dataclass
@@ -28,7 +29,7 @@ class Resource:
     zone: str
     accelerator: str
     runtime: str
-    spot: bool
+    tier: str  # one of TIERS
     price: float  # dollars for a chip and an hour, as the user gave it
     options: dict[str, str]  # further flags of `queued-resources create`
     owner: str  # value of the label

@@ -44,6 +44,7 @@ push)
   ;;
 start)
   shift
+  if [ ! -d "$code" ]; then refuse "has no code; push first"; fi
   words=$(printf '%q ' "$@")
   exec 9>"$run/lock"
   if ! flock --nonblock 9; then
