@@ -1,1 +1,1 @@
-"""A launcher for Cloud TPUs (`python -m tpu.launch`, README.md). A leaf: nothing in lmjax imports it."""
+"""A launcher for Cloud TPUs: `python -m tpu.launch`, README.md. Nothing in lmjax imports it."""

@@ -23,11 +23,15 @@ GENERATIONS = {
     "v5p": Generation(2, "v2-alpha-tpuv5"),
     "v6e": Generation(1, "v2-alpha-tpuv6e"),
 }
+SPOKEN = {"v5e": "v5litepod", "v5lite": "v5litepod"}  # names that the documentation uses
 
 
 def generation(accelerator: str) -> Generation:
     """Of a name such as v5litepod-16; raises InputError with the nearest known one."""
-    line = accelerator.partition("-")[0]
+    line, _, size = accelerator.partition("-")
+    if line in SPOKEN:
+        allowed = f"gcloud calls it {SPOKEN[line]}-{size or 8}"
+        raise FieldError("accelerator", accelerator, allowed)
     if line not in GENERATIONS:
         raise unknown("accelerator", line, GENERATIONS)
     return GENERATIONS[line]

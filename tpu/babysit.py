@@ -82,14 +82,14 @@ class Babysitter:
     def turn(self) -> None:
         """One look, and what follows from it."""
         seen = self.look()
-        if seen.state not in (cloud.UNKNOWN, cloud.ABSENT):
+        if seen.state == cloud.FOREIGN:
             cloud.require_own(self.resource, seen)
         if self.resource.billed >= 3600 * self.limits.hours:
             self.stop(seen)
             raise Ended(1, f"--max-hours {self.limits.hours:g} are over")
         if seen.state == cloud.ABSENT or seen.state in cloud.LOST:
             self.renew(seen)
-        elif seen.state == cloud.ACTIVE and not self.resource.prepared:
+        elif seen.state == cloud.ACTIVE and self.resource.pushed != self.archive.name:
             self.prepare()
         elif seen.state == cloud.ACTIVE:
             self.tend()
@@ -110,7 +110,7 @@ class Babysitter:
         try:
             if seen.state != cloud.ABSENT:
                 cloud.delete(self.resource, seen)
-            self.resource.prepared = False
+            self.resource.pushed = ""
             self.silent = self.doubts = 0
             records.save(self.resource)
             cloud.create(self.resource)
@@ -129,7 +129,7 @@ class Babysitter:
             if answer.code:
                 self.unprepared(answer)
                 return
-        self.resource.prepared = True
+        self.resource.pushed = self.archive.name
         self.silent = self.doubts = 0
         records.save(self.resource)
         self.say("started")
@@ -191,7 +191,6 @@ class Babysitter:
         if gone or (self.silent >= SILENT_LOOKS and node != cloud.UNKNOWN):
             seen = self.look()
             if seen.state == cloud.ACTIVE:
-                cloud.require_own(self.resource, seen)
                 self.renew(seen._replace(state=f"node {node}"))
                 return
         self.pause("unanswered")
@@ -213,7 +212,7 @@ class Babysitter:
 
     def stop(self, seen: Look) -> None:
         """Tell the run to save and to end, if it is there to be told."""
-        if seen.state == cloud.ACTIVE and self.resource.prepared:
+        if seen.state == cloud.ACTIVE and self.resource.pushed:
             self.halt()
 
     def halt(self) -> None:
@@ -229,7 +228,7 @@ class Babysitter:
         """Keep the log, let go of the resource, and tell what it has cost."""
         self.say(end.why)
         seen = self.look()
-        if seen.state == cloud.ACTIVE and self.resource.prepared:
+        if seen.state == cloud.ACTIVE and self.resource.pushed:
             log = records.folder() / f"{self.resource.name}.log"
             asked = commands.ask(self.resource, "log", str(LOG_LINES))
             log.write_text(cloud.call(asked, cloud.POLL_SECONDS).out)

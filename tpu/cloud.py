@@ -13,13 +13,15 @@ from tpu import commands
 from tpu.records import LABEL, Resource
 
 POLL_SECONDS = 120.0  # after which a question to the workers has no answer
-# States of the API (QueuedResourceState.State), and two that are ours.
+# States of the API (QueuedResourceState.State), and three that are ours.
 WAITING = {"CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING"}
 ACTIVE = "ACTIVE"
 LEAVING = {"SUSPENDING", "DELETING"}
 LOST = {"SUSPENDED", "FAILED"}
 ABSENT = "absent"  # no resource of this name
 UNKNOWN = "unknown"  # gcloud could not tell: no network, no permission
+FOREIGN = "somebody else's"  # without this launcher's label
+NOT_OURS = {ABSENT, FOREIGN}
 NODE_LOST = {"PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "DELETING", "HIDDEN", "HIDING"}
 
 
@@ -43,7 +45,6 @@ class Look(NamedTuple):
 
     state: str
     reason: str = ""
-    owner: str | None = None  # value of the label
 
 
 def call(command: commands.Command, seconds: float | None = None) -> Answer:
@@ -90,7 +91,11 @@ def look(resource: Resource) -> Look:
         nodes = held["tpu"]["nodeSpec"]
         # One is asked for, so a resource of several is somebody else's.
         owner = nodes[0]["node"].get("labels", {}).get(LABEL) if len(nodes) == 1 else None
-        return Look(held["state"]["state"], _failure(held["state"]), owner)
+        if owner != resource.owner:
+            found = "no such label" if owner is None else f"{LABEL}={owner}"
+            told = f"it has {found}; what was created from here has {LABEL}={resource.owner}"
+            return Look(FOREIGN, told)
+        return Look(held["state"]["state"], _failure(held["state"]))
     except (ValueError, LookupError, TypeError, AttributeError):
         return Look(UNKNOWN, "what gcloud describes has no state")
 
@@ -147,9 +152,6 @@ def require_own(resource: Resource, seen: Look) -> None:
     """Refuse a resource without this launcher's label; raises RunError."""
     if seen.state == UNKNOWN:
         raise RunError(f"{resource.name}: its state could not be told: {seen.reason}")
-    if seen.owner != resource.owner:
-        found = "no such label" if seen.owner is None else f"{LABEL}={seen.owner}"
-        raise RunError(
-            f"{resource.name} in {resource.project}, {resource.zone} is somebody else's: it has "
-            f"{found}, and what was created from here has {LABEL}={resource.owner}; not touched"
-        )
+    if seen.state == FOREIGN:
+        where = f"{resource.name} in {resource.project}, {resource.zone}"
+        raise RunError(f"{where} is {FOREIGN}, and was not touched: {seen.reason}")

@@ -1,4 +1,4 @@
-"""`python -m tpu.launch VERB`: one launcher for Cloud TPUs. Needs Python and gcloud, nothing else."""
+"""`python -m tpu.launch VERB`: one launcher for Cloud TPUs, of Python and gcloud alone."""
 
 import re
 import shlex
@@ -89,11 +89,8 @@ def create(words: Sequence[str]) -> None:
     try:
         cloud.create(resource)
     except RunError:
-        seen = cloud.look(resource)
         # What is known not to be ours is forgotten; what may be, and may cost, is not.
-        if seen.state == cloud.ABSENT or (
-            seen.state != cloud.UNKNOWN and seen.owner != resource.owner
-        ):
+        if cloud.look(resource).state in (cloud.ABSENT, cloud.FOREIGN):
             records.forget(resource)
         raise
     print(f"{resource.name} is asked for; `status {resource.name} --wait` waits for it")
@@ -143,7 +140,7 @@ def status(words: Sequence[str]) -> int:
     wait = given.poll
     while True:
         seen = [_look(resource) for resource in held]
-        lost = [each for each in seen if each.state in {*cloud.LOST, cloud.ABSENT}]
+        lost = [each for each in seen if each.state in cloud.LOST or each.state in cloud.NOT_OURS]
         if not given.wait or lost or all(each.state == cloud.ACTIVE for each in seen):
             return 1 if lost and given.wait else 0
         time.sleep(wait)
@@ -176,7 +173,7 @@ def push(words: Sequence[str]) -> None:
         path.write_bytes(packed)
     _on_workers(given, resource, commands.push(resource, path))
     if not given.dry_run:
-        resource.prepared = True
+        resource.pushed = path.name
         records.save(resource)
 
 

@@ -36,7 +36,7 @@ class Resource:
     looked: float  # when it was last looked at, in seconds since 1970
     active: bool = False  # whether it was ACTIVE then
     billed: float = 0.0  # seconds of being ACTIVE, at most
-    prepared: bool = False  # this incarnation has had setup and push
+    pushed: str = ""  # the archive that its workers have; none since it was created anew
     restarts: int = 0  # by babysit
     command: list[str] = dataclasses.field(default_factory=list)  # the run's words
 
