@@ -29,20 +29,22 @@ def cloud(tmp_path, capfd, monkeypatch) -> Cloud:
     return made
 
 
-def follow(cloud: Cloud, block: str, answers: str = "") -> str:
-    """Each line of a block in one shell, which stops at the first that fails."""
-    shell = str(cloud.bin / "tools" / "bash")
-    done = subprocess.run(
-        [shell, "-euc", block],
-        cwd=ROOT,
-        env={"PATH": str(cloud.bin), "HOME": str(cloud.here)},
-        input=answers,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def follow(cloud: Cloud, block: str) -> str:
+    """Each line of a block in a shell, with a yes to what it may ask; what they print."""
+    shell, printed = str(cloud.bin / "tools" / "bash"), ""
+    for line in block.splitlines():
+        done = subprocess.run(
+            [shell, "-euc", line],
+            cwd=ROOT,
+            env={"PATH": str(cloud.bin), "HOME": str(cloud.here)},
+            input="y\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed += done.stdout
+    return printed
 
 
 def test_it_can_be_followed_word_for_word(cloud):
@@ -57,12 +59,13 @@ def test_it_can_be_followed_word_for_word(cloud):
         "storage",
     ]
     (cloud.bin / "finish").write_text("0")
-    told = follow(cloud, loop, "y\ny\n")
+    told = follow(cloud, loop)
     assert "8 chips at $0.60 = $4.80 an hour while ACTIVE; at most 12 hours ($57.60)" in told
     assert "the run is complete" in told
-    told = follow(cloud, steps, "y\ny\n")
+    told = follow(cloud, steps)
     assert "w1: training on tpu,cpu" in told
     assert "char-gpt is gone" in told
+    cloud.set()
     assert cloud.world["resources"] == {}
     cloud.forget_calls()
     assert follow(cloud, dry).startswith("gcloud compute tpus queued-resources create char-gpt ")
@@ -76,7 +79,7 @@ def test_it_can_be_followed_word_for_word(cloud):
 def test_a_word_that_is_wrong_would_be_told(cloud):
     """The negative control of following it."""
     with pytest.raises(AssertionError, match="unknown accelerator 'v7litepod'"):
-        follow(cloud, BLOCKS[2].replace("v5litepod", "v7litepod"), "y\ny\n")
+        follow(cloud, BLOCKS[2].replace("v5litepod", "v7litepod"))
 
 
 def test_it_names_every_verb_and_every_file(cloud):
@@ -90,7 +93,7 @@ def test_it_names_every_verb_and_every_file(cloud):
 
 SLURM = """#!{tools}/bash
 case ${{0##*/}} in
-srun) printf '%s\\n' "$@" >{here}/words; exit $(cat {here}/status) ;;
+srun) printf '%s\\n' "$@" >{here}/words; exit $(<{here}/status) ;;
 *) echo "$*" >{here}/requeued ;;
 esac
 """

@@ -92,7 +92,19 @@ def ssh(world: dict, words: list[str]) -> None:
         tools = os.path.join(HERE, "tools")
         there = {"HOME": home, "HOSTNAME": os.path.basename(home), "PATH": tools}
         codes.append(os.spawnve(os.P_WAIT, f"{tools}/sh", ["sh", "-c", command], there))
+    if " start " in command and os.path.exists(os.path.join(HERE, "finish")):
+        settle(homes(world))
     sys.exit(next((code for code in codes if code), 0))
+
+
+def settle(homes: list[str]) -> None:
+    """A run that is to end at once has ended when its start returns, or after 5 s."""
+    import time
+
+    for _ in range(500):
+        if all(os.path.exists(os.path.join(home, "lmjax-run", "exit")) for home in homes):
+            return
+        time.sleep(0.01)
 
 
 def scp(world: dict, words: list[str]) -> None:
