@@ -165,7 +165,7 @@ def test_a_failure_that_was_a_preemption(cloud):
 
 def test_a_run_that_was_killed_begins_again_in_its_place(cloud):
     cloud.ready()
-    again = [lambda: None, cloud.unfinish, partial(cloud.finish, 0)]
+    again = [*[lambda: None] * 3, cloud.unfinish, partial(cloud.finish, 0)]
     done, _ = babysit(cloud, then=[partial(cloud.finish, 137, 1), *again])
     assert done.code == 0, done
     assert cloud.verbs().count("start") == 2
@@ -184,8 +184,7 @@ def test_a_worker_that_was_rebooted(cloud):
         (cloud.home() / "lmjax-run" / "exit").unlink()
         cloud.unfinish()
 
-    again = [lambda: None, lambda: None, partial(cloud.finish, 0)]
-    done, _ = babysit(cloud, then=[reboot, *again])
+    done, _ = babysit(cloud, then=[reboot, *[lambda: None] * 4, partial(cloud.finish, 0)])
     assert done.code == 0, done
     assert cloud.verbs().count("start") == 2
 
@@ -226,7 +225,7 @@ def test_workers_that_cannot_be_prepared(cloud):
     (cloud.bin / "broken").touch()
     done, _ = babysit(cloud)
     assert done.code == 1
-    assert cloud.verbs().count("push") == 3
+    assert cloud.verbs().count("push") == 5
     assert "the workers could not be prepared" in done.out
     assert records.names() == []
 
@@ -259,6 +258,29 @@ def test_a_loop_that_was_killed_before_it_could_note_the_start(cloud):
     done, _ = babysit(cloud, then=[partial(cloud.finish, 0)])
     assert done.code == 0, done
     assert "scp" not in cloud.verbs()
+
+
+def test_what_would_change_it_meanwhile_is_refused(cloud):
+    """Without which a resource that was deleted beside the loop would be created again by it."""
+    cloud.ready()
+    told = []
+
+    def meanwhile() -> None:
+        cloud.words()
+        changes = [["delete"], ["push"], ["setup"], ["run", "--", "x"]]
+        changes.append(["babysit", "--max-hours", "1", "--", *TRAIN])
+        for verb, *words in changes:
+            told.append(cloud.launch(verb, "run-1", *words, "--yes"))
+        before = records.load("run-1")
+        told.extend([cloud.launch("status"), cloud.launch("logs", "run-1")])
+        assert records.load("run-1") == before
+        assert cloud.launch("stop", "run-1").code == 0
+        cloud.until((cloud.home(1) / "lmjax-run" / "exit").exists)
+
+    done, _ = babysit(cloud, then=[meanwhile])
+    assert [each.code for each in told] == [2] * 5 + [0] * 2
+    assert {"in the hands of another process" in each.err for each in told[:5]} == {True}
+    assert (done.code, "stopped by hand" in done.out) == (143, True)
 
 
 def test_another_run_on_the_same_resource_is_left_alone(cloud):

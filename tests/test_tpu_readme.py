@@ -24,7 +24,7 @@ def cloud(tmp_path, capfd, monkeypatch) -> Cloud:
     made = Cloud(tmp_path, capfd, monkeypatch)
     tools = made.bin / "tools"
     made.program(made.bin / "python", f'#!{tools}/bash\nexec {sys.executable} -S "$@"\n')
-    for name in ("ssh-add", "sbatch"):
+    for name in ("ssh-keygen", "ssh-add", "sbatch"):
         made.program(made.bin / name, RECORDER.format(tools=tools, here=made.bin))
     return made
 
@@ -55,7 +55,6 @@ def test_it_can_be_followed_word_for_word(cloud):
         "auth",
         "config",
         "services",
-        "compute",
         "storage",
     ]
     (cloud.bin / "finish").write_text("0")
@@ -73,7 +72,8 @@ def test_it_can_be_followed_word_for_word(cloud):
     follow(cloud, slurm)
     recorded = (cloud.bin / "recorded").read_text().splitlines()
     words = "tpu/slurm.sbatch train char_gpt --workdir /shared/runs/char_gpt"
-    assert recorded == [f"ssh-add {cloud.here}/.ssh/google_compute_engine", f"sbatch {words}"]
+    key = f"{cloud.here}/.ssh/google_compute_engine"
+    assert recorded == [f"ssh-keygen -t rsa -f {key}", f"ssh-add {key}", f"sbatch {words}"]
 
 
 def test_a_word_that_is_wrong_would_be_told(cloud):

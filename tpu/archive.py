@@ -21,7 +21,7 @@ def pack() -> tuple[Path, bytes]:
             info = tarfile.TarInfo(path.relative_to(ROOT).as_posix())
             info.size, info.mode = path.stat().st_size, 0o644
             tar.addfile(info, io.BytesIO(path.read_bytes()))
-    packed = gzip.compress(plain.getvalue(), mtime=0)
+    packed = gzip.compress(plain.getvalue(), compresslevel=6, mtime=0)
     name = f"lmjax-{hashlib.sha256(plain.getvalue()).hexdigest()[:12]}.tar.gz"
     return records.folder() / name, packed
 

@@ -19,10 +19,12 @@ from tpu.records import Resource
 SLOWEST = 10  # the longest pause, in polls
 SLOWER = 1.5  # each pause is so much longer while nothing changes
 SILENT_LOOKS = 10  # polls without an answer from the workers, after which they are given up
-DOUBTS = 3  # looks at a failed run before it is believed that it was not preempted
+DOUBTS = 5  # looks at a failed run, some 8 minutes, before it is believed: not preempted
 GRACE = 10  # polls for a run that was told to stop, to save
+PREPARE_SECONDS = 1800.0  # for one step of it, after which the workers have not answered
 LOG_LINES = 200  # kept of each worker's log when the resource goes
-VERDICTS = {1, 2, 126, 127}  # failed, bad input, no such command: the same again would fail again
+FAILED = 1  # of itself, or of a lost neighbour
+NEVER_BEGUN = {2, 126, 127}  # bad input, no such command
 CONNECTION = 255  # ssh's own exit status
 REFUSED = 3  # the worker script's
 STOPPED = {130, 143}  # by SIGINT, SIGTERM, after saving
@@ -121,11 +123,12 @@ class Babysitter:
     def prepare(self) -> None:
         """Worker script, Python and code onto workers that have just come up, and the run."""
         asked = cloud.call(commands.ask(self.resource, "status"), cloud.POLL_SECONDS)
+        self.say("preparing the workers")
         steps = [*commands.setup(self.resource), *commands.push(self.resource, self.archive)]
         if " running" in asked.out:  # by a babysit that was ended before it could note it
             steps = []
         for step in [*steps, commands.start(self.resource, self.words)]:
-            answer = cloud.call(step)
+            answer = cloud.call(step, PREPARE_SECONDS)
             if answer.code:
                 self.unprepared(answer)
                 return
@@ -169,10 +172,10 @@ class Babysitter:
     def failed(self, code: int) -> None:
         """A worker has ended badly: preempted, which shows only after a while, or by itself."""
         self.doubts += 1
-        if self.doubts < DOUBTS:
+        if self.doubts < DOUBTS and code not in NEVER_BEGUN:
             self.say(f"exit status {code}; looking whether it was preempted")
             self.pause("failed")
-        elif code in VERDICTS:
+        elif code in {FAILED, *NEVER_BEGUN}:
             raise Ended(code, f"the run failed by itself with exit status {code}")
         elif code in STOPPED:
             raise Ended(code, "the run was stopped by hand, and has saved")
@@ -248,9 +251,10 @@ class Babysitter:
                 if seen.state != cloud.ABSENT:
                     cloud.delete(self.resource, seen)
                 return
-            except RunError:
-                if not left:
+            except RunError as error:
+                if not left or seen.state == cloud.FOREIGN:
                     raise
+                self.say(str(error))
             self.pause("deleting")
             seen = self.look()
 

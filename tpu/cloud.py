@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import subprocess
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from lmjax.errors import InputError, RunError
 from tpu import commands
@@ -138,14 +138,18 @@ def create(resource: Resource) -> None:
 
 def delete(resource: Resource, seen: Look) -> None:
     """Delete it as it was seen just now; raises RunError if it is not this launcher's own."""
+    if seen.state == UNKNOWN:
+        _raise_undeleted(resource, seen.reason)
     require_own(resource, seen)
     answer = call(commands.delete(resource))
     if answer.code and not re.search(r"\bNOT_FOUND\b", answer.err):
-        by_hand = shlex.join(commands.delete(resource))
-        raise RunError(
-            f"{resource.name} was not deleted and may go on costing: {answer.reason}; "
-            f"try again, or by hand: {by_hand}"
-        )
+        _raise_undeleted(resource, answer.reason)
+
+
+def _raise_undeleted(resource: Resource, reason: str) -> NoReturn:
+    by_hand = shlex.join(commands.delete(resource))
+    told = f"{resource.name} was not deleted and may go on costing: {reason}"
+    raise RunError(f"{told}; try again, or by hand: {by_hand}")
 
 
 def require_own(resource: Resource, seen: Look) -> None:

@@ -1,11 +1,12 @@
 """`python -m tpu.launch VERB`: one launcher for Cloud TPUs, of Python and gcloud alone."""
 
+import contextlib
 import re
 import shlex
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lmjax.cli import in_one_line
 from lmjax.errors import FieldError, InputError, RunError, check_integer, check_number, unknown
@@ -80,7 +81,8 @@ def create(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     resource = _resource(given)
     if resource.name in records.names():
-        raise InputError(f"{resource.name} was created from here already; `status` tells its state")
+        told = "`status` tells its state, and `delete` forgets what is no more"
+        raise InputError(f"{resource.name} was created from here already; {told}")
     command = commands.create(resource)
     if _dry(given, [command]):
         return
@@ -139,7 +141,8 @@ def status(words: Sequence[str]) -> int:
         print("nothing was created from here")
     wait = given.poll
     while True:
-        seen = [_look(resource) for resource in held]
+        # A babysit does its own accounts, which must not be overwritten.
+        seen = [_look(each, account=not records.is_claimed(each.name)) for each in held]
         lost = [each for each in seen if each.state in cloud.LOST or each.state in cloud.NOT_OURS]
         if not given.wait or lost or all(each.state == cloud.ACTIVE for each in seen):
             return 1 if lost and given.wait else 0
@@ -147,10 +150,11 @@ def status(words: Sequence[str]) -> int:
         wait = min(wait * SLOWER, SLOWEST * given.poll)
 
 
-def _look(resource: Resource) -> cloud.Look:
-    """At one of them, with a line that tells what was seen."""
+def _look(resource: Resource, account: bool = True) -> cloud.Look:
+    """At one of them, with a line that tells what was seen; `account`: and note its cost."""
     seen = cloud.look(resource)
-    cost.account(resource, seen.state, time.time())
+    if account:
+        cost.account(resource, seen.state, time.time())
     told = [f"{resource.name}: {seen.state}", *([seen.reason] if seen.reason else [])]
     spent = f"at most ${cost.so_far(resource):.2f} so far, {cost.rate(resource)}"
     print(f"{'; '.join(told)} [{spent}]", flush=True)
@@ -160,32 +164,32 @@ def _look(resource: Resource) -> cloud.Look:
 def setup(words: Sequence[str]) -> None:
     """`setup NAME`."""
     given = _parser("setup", "Worker script and Python, onto every worker.").parse_args(words)
-    resource = records.load(given.name)
-    _on_workers(given, resource, commands.setup(resource))
+    with _claimed(given) as resource:
+        _on_workers(given, resource, commands.setup(resource))
 
 
 def push(words: Sequence[str]) -> None:
     """`push NAME`."""
     given = _parser("push", "This checkout, onto every worker.").parse_args(words)
-    resource = records.load(given.name)
-    path, packed = archive.pack()
-    if not given.dry_run:
-        path.write_bytes(packed)
-    _on_workers(given, resource, commands.push(resource, path))
-    if not given.dry_run:
-        resource.pushed = path.name
-        records.save(resource)
+    with _claimed(given) as resource:
+        path, packed = archive.pack()
+        if not given.dry_run:
+            path.write_bytes(packed)
+        _on_workers(given, resource, commands.push(resource, path))
+        if not given.dry_run:
+            resource.pushed = path.name
+            records.save(resource)
 
 
 def run(words: Sequence[str]) -> None:
     """`run NAME -- WORD...`."""
     words, command = _split(words, "run")
     given = _parser("run", "A command on every worker, detached.").parse_args(words)
-    resource = records.load(given.name)
-    _on_workers(given, resource, [commands.start(resource, command)])
-    if not given.dry_run:
-        resource.command = command
-        records.save(resource)
+    with _claimed(given) as resource:
+        _on_workers(given, resource, [commands.start(resource, command)])
+        if not given.dry_run:
+            resource.command = command
+            records.save(resource)
 
 
 def logs(words: Sequence[str]) -> None:
@@ -200,14 +204,16 @@ def logs(words: Sequence[str]) -> None:
         raise FieldError("--worker", given.worker, "must be a number, or all")
     resource = records.load(given.name)
     asked = ["log", str(given.lines), *(["follow"] if given.follow else [])]
-    _on_workers(given, resource, [commands.ask(resource, *asked, worker=given.worker)])
+    steps = [commands.ask(resource, *asked, worker=given.worker)]
+    _on_workers(given, resource, steps, account=not records.is_claimed(resource.name))
 
 
 def stop(words: Sequence[str]) -> None:
     """`stop NAME`."""
     given = _parser("stop", "Tell the run to save and to end.").parse_args(words)
     resource = records.load(given.name)
-    _on_workers(given, resource, [commands.ask(resource, "stop")])
+    steps = [commands.ask(resource, "stop")]
+    _on_workers(given, resource, steps, account=not records.is_claimed(resource.name))
 
 
 def babysit(words: Sequence[str]) -> int:
@@ -223,7 +229,12 @@ def babysit(words: Sequence[str]) -> int:
     check_integer("--max-restarts", given.max_restarts, least=0)
     check_number("--poll", given.poll, above=0.0)
     _require_workdir(command)
-    resource = records.load(given.name)
+    with _claimed(given) as resource:
+        return _babysit(given, resource, command)
+
+
+def _babysit(given: Namespace, resource: Resource, command: list[str]) -> int:
+    """The loop, or its plan, of a resource that is in this process's hands."""
     if resource.command not in ([], command):
         held = shlex.join(resource.command)
         raise InputError(f"{given.name} has another run: {held}; take its words, or another NAME")
@@ -245,8 +256,9 @@ def babysit(words: Sequence[str]) -> int:
 
 def _require_workdir(command: Sequence[str]) -> None:
     """Refuse a run that would not survive its workers."""
-    joined = " ".join(command)
-    if not re.search(r"--workdir[= ]gs://\S", joined):
+    pairs = zip(command, [*command[1:], ""], strict=True)
+    told = [word.partition("=")[2] or after for word, after in pairs if "--workdir" in word]
+    if not any(re.match(r"gs://\S", path) for path in told):
         raise InputError(
             "babysit: the command needs --workdir gs://BUCKET/RUN: whatever lies on the workers "
             "is lost with them"
@@ -256,17 +268,29 @@ def _require_workdir(command: Sequence[str]) -> None:
 def delete(words: Sequence[str]) -> None:
     """`delete NAME`."""
     given = _parser("delete", "Delete what was created from here.").parse_args(words)
+    with _claimed(given) as resource:
+        if _dry(given, [commands.describe(resource), commands.delete(resource)]):
+            return
+        seen = _look(resource)
+        if seen.state != cloud.ABSENT:
+            cloud.require_own(resource, seen)
+            told = f"{resource.name} is {seen.state}; whatever lies on it is lost"
+            _confirm(given, f"{told}. Delete?")
+            cloud.delete(resource, seen)
+            cost.account(resource, cloud.ABSENT, time.time())
+        records.forget(resource)
+        print(f"{resource.name} is gone; it has cost at most ${cost.so_far(resource):.2f}")
+
+
+@contextlib.contextmanager
+def _claimed(given: Namespace) -> Iterator[Resource]:
+    """The record, in this process's hands unless it only prints; raises InputError for others'."""
     resource = records.load(given.name)
-    if _dry(given, [commands.describe(resource), commands.delete(resource)]):
+    if given.dry_run:
+        yield resource
         return
-    seen = _look(resource)
-    if seen.state != cloud.ABSENT:
-        cloud.require_own(resource, seen)
-        _confirm(given, f"{resource.name} is {seen.state}; whatever lies on it is lost. Delete?")
-        cloud.delete(resource, seen)
-        cost.account(resource, cloud.ABSENT, time.time())
-    records.forget(resource)
-    print(f"{resource.name} is gone; it has cost at most ${cost.so_far(resource):.2f}")
+    with records.claim(resource.name):
+        yield records.load(given.name)  # as the process before has left it
 
 
 def _parser(verb: str, description: str, name: str | None = None) -> Parser:
@@ -288,11 +312,13 @@ def _split(words: Sequence[str], verb: str) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-def _on_workers(given: Namespace, resource: Resource, steps: Sequence[Command]) -> None:
+def _on_workers(
+    given: Namespace, resource: Resource, steps: Sequence[Command], account: bool = True
+) -> None:
     """Execute the steps, if it is this launcher's own resource and there are workers."""
     if _dry(given, [commands.describe(resource), *steps]):
         return
-    seen = _look(resource)
+    seen = _look(resource, account)
     if seen.state == cloud.ABSENT:
         raise RunError(f"{resource.name} is not there any more; `delete` forgets it")
     cloud.require_own(resource, seen)

@@ -8,9 +8,11 @@ paid for and forgotten.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,29 @@ def save(resource: Resource) -> None:
     draft = path.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(dataclasses.asdict(resource), indent=1) + "\n")
     draft.replace(path)
+
+
+@contextlib.contextmanager
+def claim(name: str) -> Iterator[None]:
+    """Within it, no other process changes the resource; raises InputError where one does."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with open(_path(name).with_suffix(".lock"), "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{name} is in the hands of another process, a babysit perhaps; end that first"
+            ) from None
+        yield
+
+
+def is_claimed(name: str) -> bool:
+    """Whether a process changes the resource just now."""
+    try:
+        with claim(name):
+            return False
+    except InputError:
+        return True
 
 
 def forget(resource: Resource) -> None:
