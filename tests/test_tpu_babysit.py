@@ -35,7 +35,11 @@ def create(cloud: Cloud, *plays: list[str], **world) -> None:
 
 
 def test_from_the_queue_to_the_end(cloud):
-    create(cloud, ["WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
+    create(
+        cloud,
+        ["WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+        workers=2,
+    )
     nothing = [lambda: None] * 3
     done, sleeper = babysit(cloud, then=[*nothing, partial(cloud.finish, 0)])
     assert done.code == 0, done
@@ -68,7 +72,7 @@ def test_nothing_begins_without_a_yes(cloud):
 )
 def test_after_preemption_the_same_command_runs_on_a_new_slice(cloud, states, looked):
     cloud.ready()
-    cloud.set(workers=1, plays=[["PROVISIONING", "ACTIVE"]])
+    cloud.set(plays=[["PROVISIONING", "ACTIVE"]])
     first = [lambda: cloud.words() and cloud.play(*states)]
     waits = [lambda: None] * (2 + states.count("SUSPENDING"))
     done, _ = babysit(cloud, then=[*first, *waits, partial(cloud.finish, 0)])
@@ -93,7 +97,7 @@ def _resource():
 def test_what_is_gone_is_created_again(cloud):
     """Somebody has deleted it, or a queue has dropped it."""
     cloud.ready()
-    cloud.set(workers=1, resources={})
+    cloud.set(resources={})
     done, _ = babysit(cloud, then=[lambda: None, partial(cloud.finish, 0)])
     assert done.code == 0, done
     assert cloud.verbs()[:3] == ["describe", "create", "describe"]
@@ -102,7 +106,7 @@ def test_what_is_gone_is_created_again(cloud):
 
 def test_quota_that_is_not_free_yet_is_tried_again(cloud):
     cloud.ready()
-    cloud.set(workers=1, refusals=["Quota 'TPUs' exhausted", "RESOURCE_EXHAUSTED: quota", ""])
+    cloud.set(refusals=["Quota 'TPUs' exhausted", "RESOURCE_EXHAUSTED: quota", ""])
     cloud.play("SUSPENDED")
     done, sleeper = babysit(cloud, then=[*[lambda: None] * 3, partial(cloud.finish, 0)])
     assert done.code == 0, done
@@ -137,6 +141,7 @@ def test_hours_end_with_a_saved_run_and_no_resource(cloud):
 
 @pytest.mark.parametrize(("code", "status"), [(1, 1), (2, 2), (127, 127), (143, 143)])
 def test_a_run_that_ends_by_itself_is_not_begun_again(cloud, code, status):
+    cloud.set(workers=2)
     cloud.ready()
     done, _ = babysit(cloud, then=[partial(cloud.finish, code, 1)])
     assert done.code == status
@@ -150,7 +155,6 @@ def test_a_run_that_ends_by_itself_is_not_begun_again(cloud, code, status):
 def test_a_failure_that_was_a_preemption(cloud):
     """The run dies first, of its lost neighbours, and only then is the resource seen to go."""
     cloud.ready()
-    cloud.set(workers=1)
 
     def preempt() -> None:
         cloud.play("SUSPENDED")
@@ -164,6 +168,7 @@ def test_a_failure_that_was_a_preemption(cloud):
 
 
 def test_a_run_that_was_killed_begins_again_in_its_place(cloud):
+    cloud.set(workers=2)
     cloud.ready()
     again = [*[lambda: None] * 3, cloud.unfinish, partial(cloud.finish, 0)]
     done, _ = babysit(cloud, then=[partial(cloud.finish, 137, 1), *again])
@@ -176,7 +181,6 @@ def test_a_run_that_was_killed_begins_again_in_its_place(cloud):
 def test_a_worker_that_was_rebooted(cloud):
     """Its run has left neither a process nor an exit status."""
     cloud.ready()
-    cloud.set(workers=1)
 
     def reboot() -> None:
         cloud.words()
@@ -213,7 +217,7 @@ def test_a_connection_that_is_lost_for_a_while(cloud):
 
 def test_workers_that_never_answer_are_given_up(cloud):
     cloud.ready()
-    cloud.set(workers=1, silent=10)
+    cloud.set(silent=10)
     nothing = [lambda: None] * 10
     done, _ = babysit(cloud, then=[*nothing, partial(cloud.finish, 0)])
     assert done.code == 0, done
@@ -275,7 +279,7 @@ def test_what_would_change_it_meanwhile_is_refused(cloud):
         told.extend([cloud.launch("status"), cloud.launch("logs", "run-1")])
         assert records.load("run-1") == before
         assert cloud.launch("stop", "run-1").code == 0
-        cloud.until((cloud.home(1) / "lmjax-run" / "exit").exists)
+        cloud.until((cloud.home() / "lmjax-run" / "exit").exists)
 
     done, _ = babysit(cloud, then=[meanwhile])
     assert [each.code for each in told] == [2] * 5 + [0] * 2
@@ -334,8 +338,8 @@ def test_a_dry_run_prints_all_that_is_executed_and_no_more(cloud):
         cloud.set(silent=1)
         cloud.play("ACTIVE", "SUSPENDED")
 
-    done, _ = babysit(cloud, "--max-hours", "0.5", then=[preempt])
-    assert "--max-hours 0.5 are over" in done.out
+    done, _ = babysit(cloud, "--max-hours", "0.2", then=[preempt])
+    assert "--max-hours 0.2 are over" in done.out
     executed = cloud.calls()
     assert [call for call in executed if call not in told] == []
     assert [call for call in told if call not in executed] == []

@@ -44,6 +44,7 @@ def test_only_the_stand_in_can_be_called(cloud):
 
 
 def test_a_dry_run_prints_what_is_executed_and_executes_nothing(cloud):
+    cloud.set(workers=2)
     verbs = [
         CREATE,
         ("status", "run-1"),
@@ -87,6 +88,7 @@ def test_what_is_asked_for(cloud):
 
 
 def test_words_reach_every_worker_as_they_are(cloud):
+    cloud.set(workers=2)
     cloud.ready()
     assert cloud.launch("run", "run-1", "--", *TRAIN, *NASTY).code == 0
     for worker in (0, 1):
@@ -105,7 +107,7 @@ def test_the_stand_in_s_shell_would_have_run_them(cloud):
     bare[-4] = "--command=bash lmjax-worker.sh log 1 " + " ".join(NASTY[2:4])
     cloud.launch("status")
     subprocess.run(bare, check=False, capture_output=True)
-    assert len(list(cloud.bin.rglob("pwned"))) == 2
+    assert len(list(cloud.bin.rglob("pwned"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -312,6 +314,7 @@ def test_the_archive_is_the_code_and_the_same_bytes_again(tmp_path):
 
 def test_the_worker_script_can_be_asked_twice(cloud):
     """As gcloud does when it lost the connection; a second run is refused."""
+    cloud.set(workers=2)
     cloud.ready()
     assert cloud.launch("run", "run-1", "--", *TRAIN).code == 0
     cloud.words()

@@ -49,6 +49,7 @@ def follow(cloud: Cloud, block: str) -> str:
 
 def test_it_can_be_followed_word_for_word(cloud):
     """Its runs end at once; the state is kept in a home directory of the test's own."""
+    cloud.set(workers=2)
     once, bucket, loop, steps, dry, slurm = BLOCKS
     follow(cloud, once + bucket)
     assert [call[1] for call in cloud.calls()] == [

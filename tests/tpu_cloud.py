@@ -74,7 +74,7 @@ class Cloud:
         self.program(tools / "python3", f"#!{tools}/true\n")
         self.program(self.bin / "trainer", TRAINER.format(tools=tools, here=self.bin))
         self.world: dict[str, Any] = {"resources": {}, "plays": [], "refusals": []}
-        self.set(workers=2, silent=0, undeletable=0)
+        self.set(workers=1, silent=0, undeletable=0)
         monkeypatch.setattr(archive, "PACKED", ("LICENSE",))  # cheap
         monkeypatch.setenv("PATH", str(self.bin))
         monkeypatch.setenv("XDG_STATE_HOME", str(here / "state"))
