@@ -1,6 +1,7 @@
 """The loop that keeps a run alive, with a gcloud that plays what can befall it."""
 
 import shlex
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -15,8 +16,10 @@ PREPARED = ["status", "scp", "setup", "scp", "push", "start"]
 
 
 @pytest.fixture
-def cloud(tmp_path, capfd, monkeypatch) -> Cloud:
-    return Cloud(tmp_path, capfd, monkeypatch)
+def cloud(tmp_path, capfd, monkeypatch) -> Iterator[Cloud]:
+    made = Cloud(tmp_path, capfd, monkeypatch)
+    yield made
+    made.close()
 
 
 def babysit(cloud: Cloud, *flags: str, then=(), answer: str = "y\n") -> tuple[Done, Sleeper]:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tpu_cloud import CREATE, TRAIN, Cloud
 
 from lmjax.errors import InputError
 from tpu import accelerators, archive, commands, records
+from tpu.cloud import call
 
 ROOT = Path(__file__).parents[1]
 NASTY = [
@@ -29,8 +31,10 @@ NASTY = [
 
 
 @pytest.fixture
-def cloud(tmp_path, capfd, monkeypatch) -> Cloud:
-    return Cloud(tmp_path, capfd, monkeypatch)
+def cloud(tmp_path, capfd, monkeypatch) -> Iterator[Cloud]:
+    made = Cloud(tmp_path, capfd, monkeypatch)
+    yield made
+    made.close()
 
 
 def printed(out: str) -> list[list[str]]:
@@ -327,6 +331,18 @@ def test_the_worker_script_can_be_asked_twice(cloud):
     for path in exits:
         cloud.until(path.exists)
     assert [path.read_text() for path in exits] == ["143\n", "143\n"]
+
+
+def test_a_command_that_does_not_answer_is_ended_with_what_it_started(cloud, tmp_path):
+    """As an ssh that gcloud waits for; its process holds the lock while it lives."""
+    lock = tmp_path / "held"
+    tools = cloud.bin / "tools"
+    cloud.program(cloud.bin / "gcloud", f"#!{tools}/bash\nPATH={tools} flock {lock} sleep 60\n")
+    answer = call(["gcloud"], 0.5)
+    assert (answer.code, answer.reason) == (124, "no answer within 0.5 s")
+    assert lock.exists()
+    free = [tools / "flock", "--nonblock", lock, tools / "true"]
+    cloud.until(lambda: subprocess.run(free, check=False).returncode == 0)
 
 
 def test_nothing_in_lmjax_imports_it():

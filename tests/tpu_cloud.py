@@ -29,16 +29,16 @@ pip)
   ;;
 esac
 """
-# In place of lmjax: keeps its words, and runs until the test says how it ends, or for 10 s.
+# In place of lmjax: keeps its words, and runs until the test says how it ends, or for a minute.
 TRAINER = """#!{tools}/bash
 printf '%s\\0' "$@" >"$HOME/words"
 echo "training on $JAX_PLATFORMS"
 trap 'exit 143' TERM
-for _ in {{1..500}}; do
+for _ in {{1..1200}}; do
   for told in {here}/finish.$HOSTNAME {here}/finish; do
     if [ -f $told ]; then exit $(cat $told); fi
   done
-  sleep 0.02
+  sleep 0.05
 done
 """
 CREATE = (
@@ -165,11 +165,15 @@ class Cloud:
 
     @staticmethod
     def until(true: Callable[[], bool]) -> None:
-        for _ in range(500):
+        for _ in range(2000):
             if true():
                 return
             time.sleep(0.01)
-        raise AssertionError("it did not come to pass in 5 s")
+        raise AssertionError("it did not come to pass in 20 s")
+
+    def close(self) -> None:
+        """Whatever still runs ends."""
+        (self.bin / "finish").write_text("0")
 
 
 class Sleeper:
