@@ -254,6 +254,19 @@ def test_it_goes_on_after_an_interruption(cloud):
     assert cloud.verbs().count("start") == 1
 
 
+@pytest.mark.parametrize("code", [1, 143])
+def test_a_run_that_had_ended_before_is_begun_again(cloud, code):
+    """It was stopped by hand, or has failed, and then the loop is asked for it."""
+    cloud.ready()
+    assert cloud.launch("run", "run-1", "--", *TRAIN).code == 0
+    cloud.finish(code)
+    cloud.unfinish()
+    cloud.forget_calls()
+    done, _ = babysit(cloud, then=[partial(cloud.finish, 0)])
+    assert done.code == 0, done
+    assert cloud.verbs().count("start") == 1
+
+
 def test_a_loop_that_was_killed_before_it_could_note_the_start(cloud):
     cloud.ready()
     assert cloud.launch("run", "run-1", "--", *TRAIN).code == 0

@@ -71,6 +71,7 @@ class Babysitter:
         self.limits, self.clock, self._say = limits, clock, say
         self.wait, self.phase = limits.poll, ""
         self.silent = self.doubts = 0
+        self.begun = False  # the run is one that this loop has started or seen going on
 
     def run(self) -> int:
         """Until the run has ended; 0, or the run's exit status, or 1 where a limit was met."""
@@ -132,7 +133,7 @@ class Babysitter:
             if answer.code:
                 self.unprepared(answer)
                 return
-        self.resource.pushed = self.archive.name
+        self.resource.pushed, self.begun = self.archive.name, True
         self.silent = self.doubts = 0
         records.save(self.resource)
         self.say("started")
@@ -158,14 +159,17 @@ class Babysitter:
         states = [state for state, _ in told]
         codes = [int(code) for state, code in told if state == "exit"]
         bad = [code for code in codes if code] + [LOST_RUN] * states.count("lost")
-        if bad:
+        if bad and not self.begun:  # of a run that ended before; it is asked for again
+            self.halt()
+            self.start()
+        elif bad:
             self.failed(bad[0])
         elif states.count("idle"):
             self.start()
         elif len(codes) == len(states):
             raise Ended(0, "the run is complete")
         else:
-            self.doubts = 0
+            self.doubts, self.begun = 0, True
             self.say(f"running on {len(states)} worker{'s' if len(states) > 1 else ''}")
             self.pause("running")
 
@@ -205,6 +209,7 @@ class Babysitter:
         if answer.code:
             self.unanswered(answer.reason)
         else:
+            self.begun = True
             self.say("started")
 
     def check_refused(self, answer: cloud.Answer) -> None:

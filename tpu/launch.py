@@ -237,7 +237,7 @@ def _babysit(given: Namespace, resource: Resource, command: list[str]) -> int:
     """The loop, or its plan, of a resource that is in this process's hands."""
     if resource.command not in ([], command):
         held = shlex.join(resource.command)
-        raise InputError(f"{given.name} has another run: {held}; take its words, or another NAME")
+        raise InputError(f"{given.name} has another run: {held}; `run` replaces one that has ended")
     path, packed = archive.pack()
     if given.dry_run:
         for when, what in plan(resource, path, command):
