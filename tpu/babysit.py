@@ -129,7 +129,7 @@ class Babysitter:
         if " running" in asked.out:  # by a babysit that was ended before it could note it
             steps = []
         for step in [*steps, commands.start(self.resource, self.words)]:
-            answer = cloud.call(step, PREPARE_SECONDS)
+            answer = cloud.call(step, min(PREPARE_SECONDS, max(self.left(), cloud.POLL_SECONDS)))
             if answer.code:
                 self.unprepared(answer)
                 return
@@ -275,10 +275,13 @@ class Babysitter:
         """Until the next look: longer in each phase, but not past what may be spent."""
         if phase != self.phase:
             self.phase, self.wait = phase, self.limits.poll
-        left = 3600 * self.limits.hours - self.resource.billed
-        spending = self.resource.active and left > 0
-        self.clock.sleep(min(self.wait, left + 1) if spending else self.wait)
+        spending = self.resource.active and self.left() > 0
+        self.clock.sleep(min(self.wait, self.left() + 1) if spending else self.wait)
         self.wait = min(self.wait * SLOWER, SLOWEST * self.limits.poll)
+
+    def left(self) -> float:
+        """Seconds of being ACTIVE that may still be spent."""
+        return 3600 * self.limits.hours - self.resource.billed
 
     def say(self, told: str) -> None:
         """With the cost."""
