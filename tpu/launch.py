@@ -184,7 +184,7 @@ def push(words: Sequence[str]) -> None:
 def run(words: Sequence[str]) -> None:
     """`run NAME -- WORD...`."""
     words, command = _split(words, "run")
-    given = _parser("run", "A command on every worker, detached.").parse_args(words)
+    given = _parser("run", "The command behind -- on every worker, detached.").parse_args(words)
     with _claimed(given) as resource:
         _on_workers(given, resource, [commands.start(resource, command)])
         if not given.dry_run:
@@ -219,7 +219,9 @@ def stop(words: Sequence[str]) -> None:
 def babysit(words: Sequence[str]) -> int:
     """`babysit NAME -- WORD...`."""
     words, command = _split(words, "babysit")
-    parser = _parser("babysit", "Keep a run alive until it is complete, then delete the resource.")
+    parser = _parser(
+        "babysit", "Keep the run behind -- alive until it is complete, then delete the slice."
+    )
     parser.add_argument("--max-hours", required=True, type=number, help="of being ACTIVE, in all")
     parser.add_argument("--max-restarts", type=whole, default=10, help="in all; 10")
     parser.add_argument("--poll", type=number, default=POLL, help="seconds between first looks; 60")
