@@ -1,0 +1,1 @@
+"""A launcher for Cloud TPUs: `python -m tpu.launch`, README.md. Nothing in lmjax imports it."""
