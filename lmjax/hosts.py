@@ -1,8 +1,8 @@
 """Hosts: the processes of one run, on one machine or on many, each with devices of its own.
 
-They find each other by jax.distributed: told where by three flags, or detected from what Slurm, MPI,
-Kubernetes or Cloud TPU put into the environment, with the number of processes asserted. What they
-say to each other beside their collectives goes through its key-value store, which process 0 serves:
+They find each other by jax.distributed: told where by three flags, or detected from what Slurm,
+MPI, Kubernetes or Cloud TPU put into the environment, with the number of processes asserted. What
+they say to each other beside their collectives goes through its key-value store (lmjax/meeting.py):
 whether they agree on what is to be run, what one of them refuses, that each is still alive.
 
 A collective waits for a peer that is gone for ever, so each process has a thread that watches the
@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.errors import InputError, RunError
-from lmjax.meeting import LONG, open_meeting
+from lmjax.meeting import LONG, Meeting
 from lmjax.signals import Stopped
 
 JOIN_SECONDS = 120  # that processes wait for each other at the start
@@ -51,12 +51,15 @@ class Asked(NamedTuple):
 class Hosts:
     """This process among those of the run; alone, it agrees with itself at once."""
 
-    def __init__(self, index: int = 0, count: int = 1, store: Any = None):
-        self.index, self.count = index, count
+    def __init__(
+        self, index: int = 0, count: int = 1, store: Any = None, meeting: Meeting | None = None
+    ):
+        self.index, self.count, self._meeting = index, count, meeting
         self._store, self._calls = store, 0
         self._names = [""] * count
         self._heard: dict[int, tuple[str, float]] = {}  # process -> its last sign of life, when
         self._answered = time.monotonic()  # when the store last did
+        self._over = threading.Event()
         if count > 1:
             self._names = self.agree(f"{socket.gethostname()}, process id {os.getpid()}")
             for work in (self._beat, self._judge):
@@ -114,12 +117,20 @@ class Hosts:
 
     def leave(self, told: str = "") -> None:
         """Say good-bye: the others then do not wait for this one, and end if `told` says why."""
-        if self.count > 1:
-            with contextlib.suppress(Exception):  # a store that is gone needs no good-bye
-                self._store.key_value_set(f"lmjax/left/{self.index}", told or "done", True)
+        if self.count == 1:
+            return
+        with contextlib.suppress(Exception):  # a store that is gone needs no good-bye
+            self._store.key_value_set(f"lmjax/left/{self.index}", told or "done", True)
+            if told:
+                return
+            self.agree("")  # so that nobody misses the store
+            self._over.set()
+            jax.distributed.shutdown()
+            if self._meeting is not None:
+                self._meeting.end()
 
     def blame(self, error: Exception) -> NoReturn:
-        """After a collective failed: wait until it is known who is gone, which ends this process."""
+        """After a collective failed: wait until it is known who is gone, and end with that."""
         time.sleep(PATIENCE + 3 * BEAT)
         first_line = (str(error).splitlines() or [""])[0]
         raise RunError(f"a collective failed, though all processes are there: {first_line}")
@@ -135,7 +146,9 @@ class Hosts:
 
     def _beat(self) -> None:
         """Show signs of life, and take in those of the others."""
-        for number in range(sys.maxsize):
+        number = 0
+        while not self._over.wait(BEAT):
+            number += 1
             with contextlib.suppress(Exception):  # what a store says that is gone; see _judge
                 self._store.key_value_set(f"lmjax/alive/{self.index}", str(number), True)
                 left = _numbered(self._store.key_value_dir_get("lmjax/left/"))
@@ -148,12 +161,10 @@ class Hosts:
                     sign = "left" if process in left else alive.get(process, "")
                     if process not in self._heard or self._heard[process][0] != sign:
                         self._heard[process] = sign, now
-            time.sleep(BEAT)
 
     def _judge(self) -> None:
-        """End this process when another is given up; apart from `_beat`, which a dead store holds."""
-        while True:
-            time.sleep(BEAT)
+        """End this process when another is given up; beside `_beat`, which a dead store holds."""
+        while not self._over.wait(BEAT):
             now = time.monotonic()
             left = {process for process, (sign, _) in self._heard.items() if sign == "left"}
             if now - self._answered > PATIENCE and not self.first and 0 not in left:
@@ -197,22 +208,22 @@ def join(asked: Asked, environment: Mapping[str, str] = os.environ) -> Hosts:
             raise InputError("no launcher was detected: add --coordinator HOST:PORT")
         if expected is not None and count != expected:
             raise InputError(f"--processes {expected}: the launcher has started {count}")
-        _meet(address, count, process, devices)
+        meeting = _meet(address, count, process, devices)
     except (RuntimeError, ValueError) as error:
         told = (str(error).splitlines() or [""])[0]
         raise InputError(f"{count} processes could not find each other: {told}") from None
-    _current = Hosts(process, count, global_state.client)
+    _current = Hosts(process, count, global_state.client, meeting)
     return _current
 
 
-def _meet(address: str, count: int, process: int, devices: Any) -> None:
-    """jax.distributed.initialize, with its service in another process and an end to its patience."""
+def _meet(address: str, count: int, process: int, devices: Any) -> Meeting | None:
+    """jax.distributed.initialize, its service in another process, and an end to its patience."""
     jax.config.update("jax_enable_preemption_service", False)  # signals are heard by us
-    late = threading.Timer(JOIN_SECONDS, _end, [f"not all of {count} processes came to {address}"])
+    told = f"not all of {count} processes came to {address} within {JOIN_SECONDS} s"
+    late = threading.Timer(JOIN_SECONDS, _end, [told])
     late.daemon = True
     late.start()
-    if process == 0:
-        open_meeting(address.rpartition(":")[2], count)
+    meeting = Meeting(address.rpartition(":")[2], count) if process == 0 else None
     jax.distributed.initialize(
         address,
         count,
@@ -225,6 +236,7 @@ def _meet(address: str, count: int, process: int, devices: Any) -> None:
         coordinator_bind_address="localhost:0",
     )
     late.cancel()
+    return meeting
 
 
 class StopAnywhere:
@@ -236,6 +248,7 @@ class StopAnywhere:
 
     def __init__(self, mesh: Mesh):
         everywhere = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._waits = mesh.devices.flat[0].platform == "cpu"  # see lmjax.parallel.one_at_a_time
         self._largest = jax.jit(
             lambda x: x.max(), out_shardings=NamedSharding(mesh, PartitionSpec())
         )
@@ -250,8 +263,8 @@ class StopAnywhere:
         """The signal's number, 0 where none was heard anywhere."""
         with jax.transfer_guard_host_to_device("allow"):
             before, self._before = self._before, self._largest(self._flags(number))
-        if self._before.devices().pop().platform == "cpu":
-            jax.block_until_ready(self._before)  # see lmjax.parallel.one_at_a_time
+        if self._waits:
+            jax.block_until_ready(self._before)
         return 0 if before is None else int(before)
 
 
@@ -304,10 +317,7 @@ def check_joined(say: Callable[[str], None]) -> None:
             f"add --processes {jax.process_count()}"
         )
     if _current.count > 1:
-        here, all_of_them = jax.local_device_count(), jax.device_count()
-        say(
-            f"processes: {_current.count}; this is {_current.index}, {here} of {all_of_them} devices"
-        )
+        say(f"processes: {_current.count}, {jax.local_device_count()} devices in the first")
 
 
 def _numbered(entries: list[tuple[str, str]]) -> dict[int, str]:

@@ -1,36 +1,71 @@
 """Where the processes of a run meet: JAX's coordination service, as a process of its own.
 
-    python meeting.py ADDRESS:PORT PROCESSES    # started by process 0; ends some time after it
+    python meeting.py ADDRESS:PORT PROCESSES    # started by process 0, and told by it when to end
 
 jax.distributed has process 0 serve it, and when that process dies, JAX aborts all others before
-they can say which one is gone. Served from here it outlives process 0 for as long as they need.
+they can say which one is gone. Served from here it outlives process 0 for as long as they need. A
+run that begins at the same port before that ends it.
 """
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
-LINGER = 60.0  # seconds that it is there after process 0 has ended
+LINGER = 25.0  # seconds that it is there after process 0 has died
 LONG = 86_400  # seconds; who is alive is the business of lmjax/hosts.py
+END = b"end"
 
 
-def open_meeting(port: str, processes: int) -> subprocess.Popen[bytes]:
-    """Start it, on all addresses of this machine; it ends when this process has."""
-    words = [sys.executable, __file__, f"[::]:{port}", str(processes)]
-    # In a session of its own, so that Ctrl-C and a signal to the group leave it alone.
-    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+class Meeting:
+    """The process that serves, as process 0 has it."""
+
+    def __init__(self, port: str, processes: int):
+        """Start it, on all addresses of this machine."""
+        _end_former(port)
+        words = [sys.executable, __file__, f"[::]:{port}", str(processes)]
+        # In a session of its own, so that Ctrl-C and a signal to the group leave it alone.
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        with contextlib.suppress(OSError):
+            _note(port).write_text(str(self._process.pid))
+
+    def end(self) -> None:
+        """When all processes have left; without it, it lingers."""
+        with contextlib.suppress(OSError):
+            self._process.communicate(END)
+
+
+def _note(port: str) -> Path:
+    """Where the number of the process that serves a port stands."""
+    return Path(tempfile.gettempdir()) / f"lmjax-meeting-{os.getuid()}-{port}"
+
+
+def _end_former(port: str) -> None:
+    """End what still serves this port for a run before this one, if it is ours."""
+    try:
+        number = int(_note(port).read_text())
+        words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return
+    if os.fsencode(__file__) in words and f"[::]:{port}".encode() in words:
+        with contextlib.suppress(OSError):
+            os.kill(number, signal.SIGKILL)
 
 
 def serve(address: str, processes: int) -> None:
-    """Until standard input is closed, and LINGER seconds more."""
+    """Until standard input says so; where it is closed without a word, LINGER seconds more."""
     from jax._src.lib import _jax  # its public face starts it in a process of the run only
 
-    service = _jax.get_distributed_runtime_service(
+    _service = _jax.get_distributed_runtime_service(
         address, processes, heartbeat_timeout=LONG, shutdown_timeout=1
     )
-    sys.stdin.buffer.read()
-    time.sleep(LINGER)
-    del service
+    if sys.stdin.buffer.read() != END:
+        time.sleep(LINGER)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -234,10 +234,9 @@ def share_of(rows: NamedSharding, count: int) -> range:
     if jax.process_count() == 1:
         return range(count)
     along = NamedSharding(rows.mesh, PartitionSpec(*rows.spec[:1]))
-    cuts = [
-        cut.indices(count) for (cut,) in along.addressable_devices_indices_map((count,)).values()
-    ]
-    return range(min(start for start, _, _ in cuts), max(stop for _, stop, _ in cuts))
+    cuts = along.addressable_devices_indices_map((count,)).values()
+    pieces = [range(count)[cut] for (cut,) in cuts]
+    return range(min(piece.start for piece in pieces), max(piece.stop for piece in pieces))
 
 
 def make_place(rows: NamedSharding, batch_size: int) -> Callable[[Batch], list[Batch]]:

@@ -12,7 +12,7 @@ import jax
 from etils import epath
 from jaxtyping import Array
 
-from lmjax import hosts, manifest, rundir, runfiles, source
+from lmjax import hosts, manifest, record, rundir, runfiles, source
 from lmjax.checkpoint import Checkpoints, SaveError
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
@@ -27,7 +27,7 @@ from lmjax.origin import Origin, find_origin
 from lmjax.parallel import Program, abstract_variables, compile_program
 from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
-from lmjax.record import digest, from_record, to_record
+from lmjax.record import from_record, to_record
 from lmjax.recovery import recover, set_aside
 from lmjax.rng import key_for
 from lmjax.room import check_batch, check_state, out_of_memory
@@ -172,7 +172,7 @@ def run(
 def identity(experiment: Experiment, dataset: Dataset, path: epath.Path) -> dict[str, Any]:
     """What the processes of a run must have in common before it begins."""
     return {
-        "configuration": digest(to_record(experiment)),
+        "configuration": record.digest(to_record(experiment)),
         "data": dataset.digest,
         "code": source.read_code(experiment).tree,
         "run directory": str(path),
@@ -331,7 +331,7 @@ def save(run: Run, state: TrainState, step: int) -> None:
     flush(run)
     if bad_leaves(state):  # the loss of this step, from the parameters before it, may be finite
         raise not_finite(run, state, step, "the update is not finite")
-    record = {
+    entry = {
         "config": to_record(run.experiment),
         "data": {"digest": run.dataset.digest, "next_batch": step},
     }
@@ -340,7 +340,7 @@ def save(run: Run, state: TrainState, step: int) -> None:
     except SaveError as error:
         run.console.say(str(error))
     try:
-        run.checkpoints.save(step, state, record, run.program.fingerprint)
+        run.checkpoints.save(step, state, entry, run.program.fingerprint)
     except SaveError as error:
         run.console.say(str(error))
 
