@@ -28,8 +28,15 @@ class Meeting:
         """Start it, on all addresses of this machine."""
         _end_former(port)
         words = [sys.executable, __file__, f"[::]:{port}", str(processes)]
-        # In a session of its own, so that Ctrl-C and a signal to the group leave it alone.
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        # In a session of its own, so that Ctrl-C and a signal to the group leave it alone, and
+        # without our standard output, whose reader waits until all who have it have ended.
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         with contextlib.suppress(OSError):
             _note(port).write_text(str(self._process.pid))
 
