@@ -48,7 +48,13 @@ The same command again resumes a run that was stopped.
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 failed or diverged, 2 bad input, 128 + a signal."""
-    words = list(sys.argv[1:] if words is None else words)
+    status = _main(list(sys.argv[1:] if words is None else words))
+    if "lmjax.hosts" in sys.modules:
+        sys.modules["lmjax.hosts"].current().end(status)
+    return status
+
+
+def _main(words: list[str]) -> int:
     commands: dict[str, Callable[[Sequence[str]], int | None]] = {
         "train": train,
         "compare": compare,

@@ -156,9 +156,8 @@ def run(
         )
         try:
             result = go_on(started, state, path)
-        except jax.errors.JaxRuntimeError as error:
-            if peers.count > 1:
-                peers.blame(error)
+        except (jax.errors.JaxRuntimeError, InputError, SaveError) as error:
+            peers.blame(error)
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise RunError(out_of_memory(experiment, program.abstract_state)) from error

@@ -115,7 +115,7 @@ def test_a_peer_that_is_gone_is_named_and_the_run_resumes(
     begun = time.monotonic()
     status, told = finished(other)
     assert time.monotonic() - begun < WITHIN
-    assert status == 1
+    assert status == 1, told
     assert f"process {which} of 2" in told
     assert f"process id {gone.pid}" in told
     gone.kill()
