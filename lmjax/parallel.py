@@ -13,6 +13,7 @@ from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from lmjax import pmapped
 from lmjax.data import Batch
 from lmjax.errors import FieldError
 from lmjax.experiment import Experiment
@@ -25,7 +26,15 @@ from lmjax.rng import key_for
 from lmjax.roles import AXES, Leaf, Roles, read_roles
 from lmjax.shards import EachDevice, VirtualShards
 from lmjax.state import TrainState
-from lmjax.step import WHOLE, Knobs, Split, build_optimizer, make_eval_step, make_train_step
+from lmjax.step import (
+    WHOLE,
+    Knobs,
+    Split,
+    TrainStep,
+    build_optimizer,
+    make_eval_step,
+    make_train_step,
+)
 from lmjax.tasks import Variables
 
 Placed = TypeVar("Placed")
@@ -124,14 +133,13 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         raise error.under("task.model") from None
     names = tuple(sorted(told))
 
-    def packed_step(
-        state: TrainState, batch: Batch, previous: Batch | None, knobs: Knobs
-    ) -> tuple[TrainState, Array]:
-        state, metrics = step(state, batch, previous, knobs)
-        return state, pack(metrics)
-
+    body = on_mesh(packed(step), placement)
+    if experiment.parallel.compiler == "pmap":
+        pmapped.check(experiment, mesh, abstract)
+        alike = make_train_step(experiment, roles, pmapped.Pmapped())
+        body = pmapped.pmapped(packed(alike), placement)
     train_step = jax.jit(
-        on_mesh(packed_step, placement),
+        body,
         in_shardings=(state, rows, rows, whole(mesh)),
         out_shardings=(state, whole(mesh)),
         donate_argnums=0,
@@ -178,6 +186,18 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         notes=dict(placement.notes),
         uneven=uneven(roles, mesh),
     )
+
+
+def packed(step: TrainStep) -> Callable[..., tuple[TrainState, Array]]:
+    """The step with its metrics in one array."""
+
+    def packed_step(
+        state: TrainState, batch: Batch, previous: Batch | None, knobs: Knobs
+    ) -> tuple[TrainState, Array]:
+        state, metrics = step(state, batch, previous, knobs)
+        return state, pack(metrics)
+
+    return packed_step
 
 
 def split_of(experiment: Experiment, placement: OnMesh, abstract: TrainState) -> Split:
