@@ -48,7 +48,13 @@ The same command again resumes a run that was stopped.
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 failed or diverged, 2 bad input, 128 + a signal."""
-    words = list(sys.argv[1:] if words is None else words)
+    status = _main(list(sys.argv[1:] if words is None else words))
+    if "lmjax.hosts" in sys.modules:
+        sys.modules["lmjax.hosts"].current().end(status)
+    return status
+
+
+def _main(words: list[str]) -> int:
     commands: dict[str, Callable[[Sequence[str]], int | None]] = {
         "train": train,
         "compare": compare,
@@ -133,12 +139,28 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
     workdir, words = _take(words, "--workdir", "a directory")
     profile, words = _take(words, "--profile", "START:STOP")
     strict, words = "--strict" in words, [word for word in words if word != "--strict"]
+    asked, words = _processes(words)
     experiment = overrides.apply(base, words, parse_value)
+    from lmjax import hosts
     from lmjax.train import run
 
+    hosts.join(hosts.Asked(*asked))
     _keep_compiled()
     launch = {"base": base, "launched_as": name or None, "profile": profile, "strict": strict}
-    run(experiment, workdir, **launch)
+    with hosts.parting():
+        run(experiment, workdir, **launch)
+
+
+def _processes(words: Sequence[str]) -> tuple[tuple[Any, ...], list[str]]:
+    """What is said of the processes of the run (lmjax.hosts.Asked), and the other words."""
+    coordinator, words = _take(words, "--coordinator", "HOST:PORT")
+    numbers = []
+    for flag in ("--processes", "--process"):
+        word, words = _take(words, flag, "a number")
+        if word is not None and not word.isdecimal():
+            raise InputError(f"{flag} {word}: must be a whole number")
+        numbers.append(None if word is None else int(word))
+    return (coordinator, *numbers), words
 
 
 def _keep_compiled() -> None:

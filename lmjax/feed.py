@@ -26,13 +26,17 @@ def feed(
 ) -> Iterator[Fed]:
     """From step `start` to the end of the run; `digests` is of rows and the size of a batch.
 
-    The very first batch has none before it and stands in for it.
+    The very first batch has none before it and stands in for it. Only the rows that lie on devices
+    of this process are made.
     """
-    size, chunk = experiment.batch_size, program.chunk
+    size, chunk, share = experiment.batch_size, program.chunk, program.share
     asked = experiment.optimizer.needs_previous_batch
     first = max(start - 1, 0) if asked else start
     numbers = range(first // chunk, -(-experiment.steps // chunk))
-    host = (dataset.batch(experiment.seed, number, chunk * size) for number in numbers)
+    host = (
+        dataset.rows(experiment.seed, number * chunk * size + share.start, len(share))
+        for number in numbers
+    )
 
     def place(rows: Batch) -> list[tuple[Batch, str]]:
         # Copying to the devices goes on while the host computes the digests.

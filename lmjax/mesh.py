@@ -12,18 +12,19 @@ Which axis of the mesh an axis of an array may lie along stands in lmjax/roles.p
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lmjax.errors import FieldError, check_integer
+from lmjax.errors import FieldError, check_choice, check_integer
 from lmjax.models.base import OnPaper
 from lmjax.parts import Part
 from lmjax.roles import ACTIVATIONS, AXES, MESH_AXES, Leaf, Roles, map_roles
 from lmjax.state import TrainState
 
+Compiler = Literal["jit", "pmap"]
 AnyMesh = Mesh | AbstractMesh  # of devices, or of sizes alone
 
 
@@ -38,11 +39,16 @@ class Parallel(Part):
     sequence: int = 1  # shares of the positions
     tensor: int = 1  # shares of heads, hidden units and vocabulary
     virtual_shards: int = 1  # 1 = none; more give the same bits on any `data` that divides them
+    compiler: Compiler = "jit"  # of the train step; pmap is for copies of the state alone
 
     def validate(self) -> None:
         check_integer("data", self.data, least=0)
         for name in ("fsdp", "sequence", "tensor", "virtual_shards"):
             check_integer(name, getattr(self, name), least=1)
+        check_choice("compiler", self.compiler, get_args(Compiler))
+        for name in ("fsdp", "sequence", "tensor", "virtual_shards"):
+            if self.compiler == "pmap" and getattr(self, name) > 1:
+                raise FieldError("compiler", "pmap", f"needs {name} 1, not {getattr(self, name)}")
         if self.virtual_shards == 1:
             return
         if self.virtual_shards.bit_count() > 1:
@@ -57,7 +63,7 @@ class Parallel(Part):
     def free_fields(self) -> frozenset[str]:
         """The mesh decides the order of sums, and so their last bits, but not what is summed;
         `virtual_shards` decides also which rows share BatchNorm's statistics."""
-        return frozenset(MESH_AXES)
+        return frozenset({*MESH_AXES, "compiler"})
 
 
 def make_mesh(parallel: Parallel, devices: Sequence[Any] | None = None) -> Mesh:

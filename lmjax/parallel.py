@@ -13,6 +13,7 @@ from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from lmjax import pmapped
 from lmjax.data import Batch
 from lmjax.errors import FieldError
 from lmjax.experiment import Experiment
@@ -25,7 +26,15 @@ from lmjax.rng import key_for
 from lmjax.roles import AXES, Leaf, Roles, read_roles
 from lmjax.shards import EachDevice, VirtualShards
 from lmjax.state import TrainState
-from lmjax.step import WHOLE, Knobs, Split, build_optimizer, make_eval_step, make_train_step
+from lmjax.step import (
+    WHOLE,
+    Knobs,
+    Split,
+    TrainStep,
+    build_optimizer,
+    make_eval_step,
+    make_train_step,
+)
 from lmjax.tasks import Variables
 
 Placed = TypeVar("Placed")
@@ -44,6 +53,7 @@ class Program(NamedTuple):
     metric_names: tuple[str, ...]  # of the packed metrics
     knobs: Knobs  # on the devices
     chunk: int  # batches that are made and copied at once
+    share: range  # the rows of a chunk that lie on devices of this process
     place: Callable[[Batch], list[Batch]]  # rows of a whole number of batches, to the devices
     abstract_state: TrainState  # shapes, dtypes and shardings
     mesh: Mesh
@@ -123,20 +133,21 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         raise error.under("task.model") from None
     names = tuple(sorted(told))
 
-    def packed_step(
-        state: TrainState, batch: Batch, previous: Batch | None, knobs: Knobs
-    ) -> tuple[TrainState, Array]:
-        state, metrics = step(state, batch, previous, knobs)
-        return state, pack(metrics)
-
+    body = on_mesh(packed(step), placement)
+    if experiment.parallel.compiler == "pmap":
+        pmapped.check(experiment, mesh, abstract)
+        alike = make_train_step(experiment, roles, pmapped.Pmapped())
+        body = pmapped.pmapped(packed(alike), placement)
     train_step = jax.jit(
-        on_mesh(packed_step, placement),
+        body,
         in_shardings=(state, rows, rows, whole(mesh)),
         out_shardings=(state, whole(mesh)),
         donate_argnums=0,
         compiler_options=options,
     )
     knobs = jax.device_put(knobs, whole(mesh))
+
+    chunk = chunk_of(batch) if jax.process_count() == 1 else 1  # a share of rows in a row
 
     def trace_step() -> Any:
         # Of what lies as the arguments do: then the call that compiles finds it traced and lowered.
@@ -167,13 +178,26 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
         ),
         metric_names=names,
         knobs=knobs,
-        chunk=chunk_of(batch),
+        chunk=chunk,
+        share=share_of(rows, chunk * experiment.batch_size),
         place=make_place(rows, experiment.batch_size),
         abstract_state=abstract,
         mesh=mesh,
         notes=dict(placement.notes),
         uneven=uneven(roles, mesh),
     )
+
+
+def packed(step: TrainStep) -> Callable[..., tuple[TrainState, Array]]:
+    """The step with its metrics in one array."""
+
+    def packed_step(
+        state: TrainState, batch: Batch, previous: Batch | None, knobs: Knobs
+    ) -> tuple[TrainState, Array]:
+        state, metrics = step(state, batch, previous, knobs)
+        return state, pack(metrics)
+
+    return packed_step
 
 
 def split_of(experiment: Experiment, placement: OnMesh, abstract: TrainState) -> Split:
@@ -225,11 +249,24 @@ def chunk_of(batch: Batch) -> int:
     return max(1, min(CHUNK_BATCHES, CHUNK_BYTES // size))
 
 
+def share_of(rows: NamedSharding, count: int) -> range:
+    """Which of `count` rows lie on devices of this process."""
+    if jax.process_count() == 1:
+        return range(count)
+    along = NamedSharding(rows.mesh, PartitionSpec(*rows.spec[:1]))
+    cuts = along.addressable_devices_indices_map((count,)).values()
+    pieces = [range(count)[cut] for (cut,) in cuts]
+    return range(min(piece.start for piece in pieces), max(piece.stop for piece in pieces))
+
+
 def make_place(rows: NamedSharding, batch_size: int) -> Callable[[Batch], list[Batch]]:
     """The function that copies rows to the devices, as batches that are laid out as `rows` says.
 
-    One jitted call for a whole chunk: jax.device_put takes 100 us for each batch, this 13.
+    One jitted call for a whole chunk: jax.device_put takes 100 us for each batch, this 13. Of
+    several processes each brings its share of one batch, or takes it from the whole.
     """
+    if jax.process_count() > 1:
+        return functools.partial(_place_share, rows, batch_size, share_of(rows, batch_size).start)
     stacked = NamedSharding(rows.mesh, PartitionSpec(None, *rows.spec))
 
     def split(chunk: Batch) -> list[Batch]:
@@ -244,6 +281,20 @@ def make_place(rows: NamedSharding, batch_size: int) -> Callable[[Batch], list[B
             return compiled(chunk)
 
     return place
+
+
+def _place_share(rows: NamedSharding, batch_size: int, start: int, host: Batch) -> list[Batch]:
+    def placed(x: np.ndarray) -> Array:
+        first = 0 if len(x) == batch_size else start
+
+        def at(index: tuple[slice, ...]) -> np.ndarray:
+            cut = range(batch_size)[index[0]]
+            return x[(slice(cut.start - first, cut.stop - first), *index[1:])]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), rows, at)
+
+    with jax.transfer_guard_host_to_device("allow"):
+        return [{name: placed(x) for name, x in host.items()}]
 
 
 def make_init(experiment: Experiment, roles: Roles, batch: Batch) -> Callable[[Knobs], TrainState]:

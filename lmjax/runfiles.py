@@ -15,6 +15,7 @@ result.json     written last, with the SHA-256 of the others: a run that has it 
 
 import hashlib
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -26,6 +27,7 @@ MANIFEST, TRACE = "manifest.json", "trace.jsonl"
 CHECKPOINTS, DAMAGED, EVENTS, PROFILE = "checkpoints", "damaged", "events", "profile"
 TOKENIZER, LOCK = "tokenizer.json", "lock"
 FILES = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE, RESULT, LOCK)
+NOWHERE = epath.Path(os.devnull)  # for a process whose peers write
 KEPT = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE)  # whose content the result knows
 
 

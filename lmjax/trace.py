@@ -15,14 +15,16 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from lmjax.crc import combine
 from lmjax.data import Batch
 from lmjax.lines import Line, read_lines
-from lmjax.runfiles import TRACE, write_text
+from lmjax.runfiles import NOWHERE, TRACE, write_text
 
 FINGERPRINT_EVERY = 50  # steps
 NUMBERS = ("loss", "grad_norm")  # the metrics whose bits are kept
@@ -49,20 +51,20 @@ class Step(NamedTuple):
 class TraceLog:
     """The file of a run, each step once, also after a resume; equal runs write equal files."""
 
-    def __init__(self, directory: epath.Path, history: list[Line]):
-        """Continue the trace of a run from its history; what came after that is dropped."""
-        path = directory / TRACE
+    def __init__(self, directory: epath.Path | None, history: list[Line]):
+        """Continue the trace of a run from its history; what came after that is dropped.
+
+        `directory` None is for a process whose peers write it: it writes nothing.
+        """
         self._last = max((line.step for line in history), default=-1)
-        write_text(path, "".join(f"{line.text}\n" for line in history))
+        path = NOWHERE if directory is None else directory / TRACE
+        if directory is not None:
+            write_text(path, "".join(f"{line.text}\n" for line in history))
         self._file = path.open("a")
 
     def takes_leaves(self, step: int, last: int) -> bool:
         """Whether the state after this step is to be fingerprinted, whatever is saved."""
         return step in (0, 1, last) or step % FINGERPRINT_EVERY == 0
-
-    def digests(self, rows: Batch, batch_size: int) -> list[str]:
-        """Of each of the batches that rows are made of."""
-        return batch_digests(rows, batch_size)
 
     def write(self, step: Step) -> None:
         """One line."""
@@ -81,18 +83,50 @@ class TraceLog:
 def batch_digests(rows: Batch, batch_size: int) -> list[str]:
     """CRC-32 over names, dtypes, shapes and bytes of each batch, eight hex digits."""
     whole = {name: np.ascontiguousarray(rows[name]) for name in sorted(rows)}
-    heads = {
-        name: zlib.crc32(f"{name} {x.dtype} {[batch_size, *x.shape[1:]]}".encode())
-        for name, x in whole.items()
-    }
+    heads = {name: _head(name, x, batch_size) for name, x in whole.items()}
     digests = []
     for start in range(0, len(next(iter(whole.values()))), batch_size):
         found = 0
         for name, x in whole.items():
             content = x[start : start + batch_size].reshape(-1).view(np.uint8).data
-            found = zlib.crc32(content, zlib.crc32(heads[name].to_bytes(4, "little"), found))
+            found = zlib.crc32(content, zlib.crc32(heads[name], found))
         digests.append(f"{found:08x}")
     return digests
+
+
+def _head(name: str, x: np.ndarray, batch_size: int) -> bytes:
+    """What stands before the content of an array of a whole batch."""
+    told = f"{name} {x.dtype} {[batch_size, *x.shape[1:]]}"
+    return zlib.crc32(told.encode()).to_bytes(4, "little")
+
+
+def part_digests(rows: Batch, batch_size: int, first: int) -> list[str]:
+    """What `whole_digests` needs of the rows, from `first` on, that a process has of one batch."""
+    arrays = {name: np.ascontiguousarray(x) for name, x in sorted(rows.items())}
+    contents = {name: x.reshape(-1).view(np.uint8).data for name, x in arrays.items()}
+    heads = {name: _head(name, x, batch_size).hex() for name, x in arrays.items()}
+    told = [[heads[name], zlib.crc32(content), len(content)] for name, content in contents.items()]
+    return [json.dumps([first, told])]
+
+
+def whole_digests(said: Sequence[Sequence[str]]) -> list[str]:
+    """Of each batch, from the digests that each process has of its rows of them.
+
+    A single process has whole batches. Of rows that several have, one part counts.
+    """
+    if len(said) == 1:
+        return list(said[0])
+    return [_joined(parts) for parts in zip(*said, strict=True)]
+
+
+def _joined(parts: Sequence[str]) -> str:
+    pieces = dict(json.loads(part) for part in parts)
+    found = 0
+    for arrays in zip(*(pieces[first] for first in sorted(pieces)), strict=True):
+        found = zlib.crc32(bytes.fromhex(arrays[0][0]), found)
+        for _, content, size in arrays:
+            found = combine(found, content, size)
+    return f"{found:08x}"
 
 
 def read_trace(directory: epath.Path, step: int) -> list[Line]:

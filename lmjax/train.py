@@ -1,16 +1,18 @@
 """One run, from a configuration to a result. The only file that knows the order of things."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 from jaxtyping import Array
 
-from lmjax import manifest, rundir, runfiles
+from lmjax import hosts, manifest, record, rundir, runfiles, source
 from lmjax.checkpoint import Checkpoints, SaveError
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
@@ -33,7 +35,15 @@ from lmjax.signals import Stopped, StopRequest
 from lmjax.speed import Meter, make_meter
 from lmjax.state import TrainState, bad_leaves, parameter_count, state_digest
 from lmjax.summary import already_finished, introduce, report
-from lmjax.trace import NUMBERS, Step, TraceLog, read_trace
+from lmjax.trace import (
+    NUMBERS,
+    Step,
+    TraceLog,
+    batch_digests,
+    part_digests,
+    read_trace,
+    whole_digests,
+)
 from lmjax.watchdog import watched
 from lmjax.writers import MetricsLog, read_history
 
@@ -42,7 +52,7 @@ class Dispatched(NamedTuple):
     """A step that the devices may still be at."""
 
     step: int
-    batch: str  # digest
+    batch: str  # digest, or what this process has to say of it
     metrics: Array  # packed
     leaves: list[Array]  # fingerprints of the state after it; [] where none is taken
 
@@ -60,6 +70,7 @@ class Run(NamedTuple):
     meter: Meter
     trace: Trace
     stop: StopRequest
+    heard: Callable[[int], int]  # a signal, as all processes have it
     start: int  # the step that this process goes on from
     begun: float  # time.monotonic() at its call
 
@@ -90,52 +101,63 @@ def run(
     it has saved.
     """
     begun = time.monotonic()
-    console = Console(quiet)
+    peers = hosts.current()
+    console = Console(quiet or not peers.first)
     base = base or experiment
     launched_as = launched_as or base.name
-    dataset, batch = prepare(experiment)
-    path = rundir.choose(experiment, dataset, workdir)
-    trace = open_trace(profile, path, experiment, console)
-    rundir.check(path, experiment, dataset)
-    result = rundir.read_result(path)
+    with peers.together():
+        dataset, batch = prepare(experiment)
+        path = rundir.choose(experiment, dataset, workdir)
+        trace = open_trace(profile, path, experiment, console)
+        rundir.check(path, experiment, dataset)
+        result = rundir.read_result(path)
+        if peers.first:
+            check_takeable(path)
+        resumes = runfiles.has_checkpoint(path)
+        origin = None if resumes else find_origin(experiment, batch)
+    peers.check_same(identity(experiment, dataset, path))
     if result is not None and result["steps"] >= experiment.steps:
         return already_finished(result, experiment, base, launched_as, path, console)
-    check_takeable(path)
-    resumes = runfiles.has_checkpoint(path)
-    origin = None if resumes else find_origin(experiment, batch)
+    hosts.check_joined(console.say)
     program = trace.watch(compile_program(experiment, batch))
     check_state(program.abstract_state)
     state = None if resumes else fresh_state(program, origin)
-    with holding(path, console.say):
-        rundir.check(path, experiment, dataset)  # again: it was anyone's until now
-        if state is None or runfiles.has_checkpoint(path):
-            state = restore(experiment, dataset, program, path, strict, console)
-        start = int(state.step)
-        history, traced = read_history(path, start), read_trace(path, start)
-        held = manifest.read(path)
-        again = (path / runfiles.CONFIG).exists()
+    with holding(path, console.say) if peers.first else contextlib.nullcontext():
+        with peers.together():
+            rundir.check(path, experiment, dataset)  # again: it was anyone's until now
+            if state is None or runfiles.has_checkpoint(path):
+                state = restore(experiment, dataset, program, path, strict, console)
+            start = int(state.step)
+            history, traced = read_history(path, start), read_trace(path, start)
+            held = manifest.read(path)
+            again = (path / runfiles.CONFIG).exists()
         # Whatever could be refused has been: from here on things are told and written.
-        rundir.claim(path, experiment, base, dataset, batch)
-        begun_as = manifest.begin(path, held, start, experiment, dataset, program)
-        introduce(experiment, dataset, program, begun_as, path, console)
+        with peers.together():
+            if peers.first:
+                rundir.claim(path, experiment, base, dataset, batch)
+                begun_as = manifest.begin(path, held, start, experiment, dataset, program)
+                introduce(experiment, dataset, program, begun_as, path, console)
         tell_start(experiment, start, origin, again, console)
+        own = path if peers.first else None  # what is written once
         started = Run(
             experiment,
             dataset,
             program,
             Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep),
-            MetricsLog(path, history, console.say),
-            TraceLog(path, traced),
+            MetricsLog(own, history, console.say),
+            TraceLog(own, traced),
             console,
             make_meter(experiment, program.abstract_state, batch),
             trace,
             StopRequest(),
+            (lambda number: number) if peers.count == 1 else hosts.StopAnywhere(program.mesh),
             start,
             begun,
         )
         try:
             result = go_on(started, state, path)
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, InputError, SaveError) as error:
+            peers.blame(error)
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise RunError(out_of_memory(experiment, program.abstract_state)) from error
@@ -144,6 +166,18 @@ def run(
             raise RunError(f"{told}; the same command resumes") from error
     report(result, experiment, base, launched_as, path, console)
     return result
+
+
+def identity(experiment: Experiment, dataset: Dataset, path: epath.Path) -> dict[str, Any]:
+    """What the processes of a run must have in common before it begins."""
+    return {
+        "configuration": record.digest(to_record(experiment)),
+        "data": dataset.digest,
+        "code": source.read_code(experiment).tree,
+        "run directory": str(path),
+        "newest checkpoint": runfiles.newest_checkpoint(path),
+        "jax": jax.__version__,
+    }
 
 
 def open_trace(
@@ -202,7 +236,7 @@ def loop(run: Run, state: TrainState) -> TrainState:
     for step, (batch, previous, digest) in enumerate(fed, run.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
         evaluates = is_due(step, e.evaluate_every, e.steps)
-        stopped_by = run.stop.number
+        stopped_by = run.heard(run.stop.number)
         saves = is_due(step, e.save_every, e.steps) or stopped_by
         # Also after the first step that a replay from a checkpoint makes (lmjax/replay.py).
         taken = saves or is_due(step - 1, e.save_every, e.steps)
@@ -230,7 +264,10 @@ def is_due(step: int, every: int, last: int) -> bool:
 
 def batches(run: Run, start: int) -> Iterator[Fed]:
     """What each step from `start` on is given, with the digest of its batch."""
-    return feed(run.experiment, run.dataset, run.program, run.bits.digests, start)
+    share, digests = run.program.share, batch_digests
+    if hosts.current().count > 1:
+        digests = functools.partial(part_digests, first=share.start)
+    return feed(run.experiment, run.dataset, run.program, digests, start)
 
 
 def write_metrics(run: Run, state: TrainState, pending: list[Dispatched], keep: int) -> None:
@@ -242,7 +279,8 @@ def write_metrics(run: Run, state: TrainState, pending: list[Dispatched], keep: 
         return
     newest = done[-1].step
     numbers: dict[str, float] = {}
-    for step, digest, packed, leaves in done:
+    told = whole_digests(hosts.current().gather([each.batch for each in done]))
+    for (step, _, packed, leaves), digest in zip(done, told or [""] * len(done), strict=True):
         numbers = values(unpack(run.program.metric_names, packed))
         for name, value in numbers.items():
             if not math.isfinite(value):
@@ -292,7 +330,7 @@ def save(run: Run, state: TrainState, step: int) -> None:
     flush(run)
     if bad_leaves(state):  # the loss of this step, from the parameters before it, may be finite
         raise not_finite(run, state, step, "the update is not finite")
-    record = {
+    entry = {
         "config": to_record(run.experiment),
         "data": {"digest": run.dataset.digest, "next_batch": step},
     }
@@ -301,7 +339,7 @@ def save(run: Run, state: TrainState, step: int) -> None:
     except SaveError as error:
         run.console.say(str(error))
     try:
-        run.checkpoints.save(step, state, record, run.program.fingerprint)
+        run.checkpoints.save(step, state, entry, run.program.fingerprint)
     except SaveError as error:
         run.console.say(str(error))
 
@@ -329,8 +367,9 @@ def restore(
     check_same(from_record(Experiment, found.record["config"]), experiment, str(where))
     if found.record["data"] != {"digest": dataset.digest, "next_batch": found.step}:
         raise InputError(f"{where} step {found.step} was made on other data")
-    for line in set_aside(path, found):
-        console.say(line)
+    if hosts.current().first:
+        for line in set_aside(path, found):
+            console.say(line)
     return found.state
 
 
@@ -364,7 +403,8 @@ def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
     validation = evaluate_and_log(run, state, step)
     flush(run)
     params = e.optimizer.evaluation_params(state.opt_state, state.params)
-    shown = e.task.showcase(params, run.dataset, key_for(e.seed, "text"))
+    alone = hosts.current().count == 1  # what is sampled lies on the devices of one process
+    shown = e.task.showcase(params, run.dataset, key_for(e.seed, "text")) if alone else ""
     result = {
         "experiment": e.name,
         "seed": e.seed,
@@ -380,7 +420,8 @@ def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
         "files": runfiles.digests(path),
     }
     run.checkpoints.wait()
-    runfiles.write_json(path / runfiles.RESULT, result)
+    if hosts.current().first:
+        runfiles.write_json(path / runfiles.RESULT, result)
     if shown:
         run.console.say("", shown, "")
     return result

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from etils import epath
 
 from lmjax.lines import Line, read_lines
-from lmjax.runfiles import EVENTS, METRICS, write_text
+from lmjax.runfiles import EVENTS, METRICS, NOWHERE, write_text
 
 EVENT_SECONDS = 0.25  # least time between two training steps shown to TensorBoard
 Kind = Literal["train", "validation"]
@@ -27,18 +27,22 @@ class MetricsLog:
     TensorBoard gets every evaluation and what training steps a curve needs, by the clock.
     """
 
-    def __init__(self, directory: epath.Path, history: History, say: Callable[[str], None]):
+    def __init__(self, directory: epath.Path | None, history: History, say: Callable[[str], None]):
         """Continue the log of a run from its history; what came after that is dropped.
 
-        `say` is told when TensorBoard gets no more.
+        `directory` None is for a process whose peers write it: it writes nothing. `say` is told
+        when TensorBoard gets no more.
         """
         self._say = say
-        path = directory / METRICS
         self._last = {line.entry["kind"]: line.step for line in history.lines}
-        write_text(path, "".join(f"{line.text}\n" for line in history.lines))
-        self._file = path.open("a")
         self._shown = 0.0
         self._events: Any = None  # once it has failed, too
+        if directory is None:
+            self._file = NOWHERE.open("a")
+            return
+        path = directory / METRICS
+        write_text(path, "".join(f"{line.text}\n" for line in history.lines))
+        self._file = path.open("a")
         self._to_events(lambda: self._open_events(directory, history))
 
     def write(self, kind: Kind, step: int, metrics: dict[str, float]) -> None:

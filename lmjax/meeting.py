@@ -1,0 +1,79 @@
+"""Where the processes of a run meet: JAX's coordination service, as a process of its own.
+
+    python meeting.py ADDRESS:PORT PROCESSES    # started by process 0, and told by it when to end
+
+jax.distributed has process 0 serve it, and when that process dies, JAX aborts all others before
+they can say which one is gone. Served from here it outlives process 0 for as long as they need. A
+run that begins at the same port before that ends it.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LINGER = 25.0  # seconds that it is there after process 0 has died
+LONG = 86_400  # seconds; who is alive is the business of lmjax/hosts.py
+END = b"end"
+
+
+class Meeting:
+    """The process that serves, as process 0 has it."""
+
+    def __init__(self, port: str, processes: int):
+        """Start it, on all addresses of this machine."""
+        _end_former(port)
+        words = [sys.executable, __file__, f"[::]:{port}", str(processes)]
+        # In a session of its own, so that Ctrl-C and a signal to the group leave it alone, and
+        # without our standard output, whose reader waits until all who have it have ended.
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        with contextlib.suppress(OSError):
+            _note(port).write_text(str(self._process.pid))
+
+    def end(self) -> None:
+        """When all processes have left; without it, it lingers."""
+        with contextlib.suppress(OSError):
+            self._process.communicate(END)
+
+
+def _note(port: str) -> Path:
+    """Where the number of the process that serves a port stands."""
+    return Path(tempfile.gettempdir()) / f"lmjax-meeting-{os.getuid()}-{port}"
+
+
+def _end_former(port: str) -> None:
+    """End what still serves this port for a run before this one, if it is ours."""
+    try:
+        number = int(_note(port).read_text())
+        words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return
+    if os.fsencode(__file__) in words and f"[::]:{port}".encode() in words:
+        with contextlib.suppress(OSError):
+            os.kill(number, signal.SIGKILL)
+
+
+def serve(address: str, processes: int) -> None:
+    """Until standard input says so; where it is closed without a word, LINGER seconds more."""
+    from jax._src.lib import _jax  # its public face starts it in a process of the run only
+
+    _service = _jax.get_distributed_runtime_service(
+        address, processes, heartbeat_timeout=LONG, shutdown_timeout=1
+    )
+    if sys.stdin.buffer.read() != END:
+        time.sleep(LINGER)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,190 @@
+"""Two processes with two devices each, over gloo, beside one process with four."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lmjax import hosts
+from lmjax.errors import InputError
+
+DEVICES = "--xla_force_host_platform_device_count="
+WORDS = ["breast_cancer", "--batch-size", "64", "--save-every", "20", "--log-every", "5"]
+SHARDS = [*WORDS, "--parallel.virtual-shards", "4"]
+WITHIN = 30.0  # seconds after which nobody may still wait for a peer that is gone
+
+
+class Pair:
+    """Two processes of one run."""
+
+    def __init__(self, words: list[str], *own: list[str]):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        self.words = words
+        self.processes = [
+            launch([*words, *(own[i] if own else []), "--coordinator", address, "--processes", "2",
+                    "--process", str(i)], 2)
+            for i in range(2)
+        ]  # fmt: skip
+
+    def wait(self, seconds: float = 240.0) -> list[tuple[int, str]]:
+        """Exit status and standard error of each."""
+        return [finished(process, seconds) for process in self.processes]
+
+    def trains(self, path: Path, steps: int) -> None:
+        """Until so many steps are in the metrics."""
+        deadline = time.monotonic() + 240
+        while not (path / "metrics.jsonl").exists() or last_step(path) < steps:
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in self.processes), self.wait(1)
+            time.sleep(0.2)
+
+
+def launch(words: list[str], devices: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lmjax", "train", *words],
+        env={**os.environ, "XLA_FLAGS": f"{DEVICES}{devices}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str], seconds: float = 240.0) -> tuple[int, str]:
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    told = [line for line in errors.splitlines() if line.startswith("lmjax: ")]
+    return process.returncode, "\n".join(told) or errors[-2000:]
+
+
+def last_step(path: Path) -> int:
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
+
+
+def files_of(path: Path) -> tuple[str, str, str]:
+    digest = json.loads((path / "result.json").read_text())["state_digest"]
+    return digest, (path / "trace.jsonl").read_text(), (path / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process with four devices."""
+    path = tmp_path_factory.mktemp("alone") / "run"
+    status, told = finished(launch([*SHARDS, "--steps", "60", "--workdir", str(path)], 4))
+    assert status == 0, told
+    return path
+
+
+def test_two_processes_have_the_bits_of_one(alone: Path, tmp_path: Path) -> None:
+    """State, metrics, and the digest of every batch, of which each process has made one half."""
+    path = tmp_path / "run"
+    ends = Pair([*SHARDS, "--steps", "60", "--workdir", str(path)]).wait()
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert files_of(path) == files_of(alone)
+    other = tmp_path / "other"
+    finished(launch([*SHARDS, "--steps", "60", "--seed", "1", "--workdir", str(other)], 4))
+    assert files_of(other)[0] != files_of(alone)[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "which", "then"),
+    [(signal.SIGKILL, 1, 2), (signal.SIGKILL, 0, 1), (signal.SIGSTOP, 1, 1)],
+)
+def test_a_peer_that_is_gone_is_named_and_the_run_resumes(
+    number: int, which: int, then: int, tmp_path: Path
+) -> None:
+    """And ends on `then` processes as if nothing had been."""
+    path, words = tmp_path / "run", [*SHARDS, "--steps", "400"]
+    pair = Pair([*words, "--workdir", str(path)])
+    pair.trains(path, 45)
+    gone, other = pair.processes[which], pair.processes[1 - which]
+    gone.send_signal(number)
+    begun = time.monotonic()
+    status, told = finished(other)
+    assert time.monotonic() - begun < WITHIN
+    assert status == 1, told
+    assert f"process {which} of 2" in told
+    assert f"process id {gone.pid}" in told
+    gone.kill()
+    gone.communicate()
+    again = [*words, "--workdir", str(path)]
+    ends = Pair(again).wait() if then == 2 else [finished(launch(again, 4))]
+    assert all(status == 0 for status, _ in ends), ends
+    unbroken = tmp_path / "unbroken"
+    finished(launch([*words, "--workdir", str(unbroken)], 4))
+    assert files_of(path) == files_of(unbroken)
+
+
+def test_a_signal_that_one_hears_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    pair = Pair([*SHARDS, "--steps", "100000", "--workdir", str(path)])
+    pair.trains(path, 25)
+    pair.processes[1].send_signal(signal.SIGTERM)
+    (first, told), (second, also) = pair.wait(WITHIN)
+    assert (first, second) == (143, 143)
+    assert told == also
+    steps = [int(step.name) for step in (path / "checkpoints").iterdir() if step.name.isdecimal()]
+    assert f"saved at step {max(steps)};" in told
+
+
+def test_processes_that_differ_are_refused_in_both(tmp_path: Path) -> None:
+    words = [*WORDS, "--steps", "20", "--workdir", str(tmp_path / "run")]
+    ends = Pair(words, ["--seed", "0"], ["--seed", "1"]).wait()
+    assert [status for status, _ in ends] == [2, 2]
+    assert all("the processes differ in configuration" in told for _, told in ends)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (hosts.Asked("here", 2, 0), "--coordinator here: must be HOST:PORT"),
+        (hosts.Asked("here:0", 2, 0), "--coordinator here:0: must be HOST:PORT"),
+        (hosts.Asked("here:80"), "needs --processes N and --process I"),
+        (hosts.Asked("here:80", 2, 2), "--process 2: must be from 0 to 1"),
+        (hosts.Asked(None, 0, None), "--processes 0: must be at least 1"),
+        (hosts.Asked(None, None, 1), "--process needs --coordinator"),
+    ],
+)
+def test_bad_flags_are_one_line(asked: hosts.Asked, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        hosts.check(asked)
+
+
+def test_launchers_are_detected_by_what_they_set() -> None:
+    assert hosts.detected({"SLURM_STEP_NUM_TASKS": "4"}) == 4
+    assert hosts.detected({"OMPI_COMM_WORLD_SIZE": "2"}) == 2
+    assert hosts.detected({"TPU_WORKER_HOSTNAMES": "a,b,c"}) == 3
+    assert hosts.detected({"SLURM_JOB_ID": "7"}) is None
+
+
+@pytest.fixture(autouse=True)
+def no_orphans() -> Iterator[None]:
+    """Whatever a failed test leaves, its processes end with it."""
+    started: list[subprocess.Popen[str]] = []
+    real = subprocess.Popen
+
+    def remembered(*args: object, **kwargs: object) -> subprocess.Popen[str]:
+        started.append(real(*args, **kwargs))  # type: ignore[call-overload]
+        return started[-1]
+
+    subprocess.Popen = remembered  # type: ignore[misc, assignment]
+    yield
+    subprocess.Popen = real  # type: ignore[misc]
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
