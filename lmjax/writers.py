@@ -1,6 +1,7 @@
 """Where numbers go: metrics.jsonl always, TensorBoard beside it, which never stops a run."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -41,19 +42,25 @@ class MetricsLog:
         self._events: Any = None  # once it has failed, too
         self._to_events(lambda: self._open_events(directory, history))
 
-    def write(self, kind: Kind, step: int, metrics: dict[str, float]) -> None:
-        """One line of one step."""
+    def write(self, kind: Kind, step: int, metrics: dict[str, float], skipped: str = "") -> None:
+        """One line of one step; `skipped` = the first leaf that was not finite, if it was skipped.
+
+        What is not finite is null, as JSON has no other word for it; trace.jsonl has the number.
+        """
         if step <= self._last.get(kind, 0):
             return
         self._last[kind] = step
-        self._file.write(json.dumps({"kind": kind, "step": step, **metrics}) + "\n")
+        finite = {name: x for name, x in metrics.items() if math.isfinite(x)}
+        line = {"kind": kind, "step": step, **dict.fromkeys(metrics), **finite}
+        line |= {"skipped": skipped} if skipped else {}
+        self._file.write(json.dumps(line) + "\n")
         now = time.monotonic()
         if kind == "train" and now - self._shown < EVENT_SECONDS:
             return
         self._shown = now
 
         def show() -> None:
-            for name, value in metrics.items():
+            for name, value in finite.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
         if self._events is not None:
