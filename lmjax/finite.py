@@ -19,8 +19,10 @@ from lmjax.state import TrainState
 SKIPPED = "skipped"  # the metric: 0, or the number of the first in `looked_at` that is not finite
 
 
-def looked_at(grads: Any, after: TrainState, metrics: Metrics) -> dict[str, Any]:
-    """Path -> each array that must be finite, in order; or of what has their shapes."""
+def looked_at(grads: Any, after: TrainState, means: dict[str, Any]) -> dict[str, Any]:
+    """Path -> each array that must be finite, in order; or of what has their shapes.
+
+    `means` are of the metrics, by name."""
     trees = {"grads": grads, "model_state": after.model_state, "params": after.params}
     return {
         **{
@@ -28,7 +30,7 @@ def looked_at(grads: Any, after: TrainState, metrics: Metrics) -> dict[str, Any]
             for path, x in jax.tree_util.tree_leaves_with_path(trees)
             if jnp.issubdtype(x.dtype, jnp.inexact)
         },
-        **{name: metrics[name] for name in sorted(metrics)},
+        **dict(sorted(means.items())),
     }
 
 

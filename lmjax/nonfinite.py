@@ -26,7 +26,7 @@ from jaxtyping import Array
 from lmjax.errors import RunError
 from lmjax.feed import Fed
 from lmjax.finite import SKIPPED, looked_at
-from lmjax.metrics import Mean, unpack, values
+from lmjax.metrics import unpack, values
 from lmjax.parallel import Program
 from lmjax.state import TrainState, leaves_not_finite, on_devices, on_host
 from lmjax.trace import Step
@@ -92,14 +92,14 @@ class Skips:
     def rolled_back_too_often(self) -> str:
         """Why the run does not go back once more, "" where it does."""
         if max(self.rollbacks, len(self.steps)) >= MOST_ROLLBACKS:
-            return f"the run stops: it has gone back {MOST_ROLLBACKS} times"
+            return f"it has gone back {MOST_ROLLBACKS} times, so the run stops"
         return ""
 
 
 def names_of(program: Program) -> list[str]:
     """What a step that skips looks at, in order."""
-    metrics = {name: Mean(0, 0) for name in program.metric_names if name != SKIPPED}
-    return list(looked_at(program.abstract_state.params, program.abstract_state, metrics))
+    means = dict.fromkeys(name for name in program.metric_names if name != SKIPPED)
+    return list(looked_at(program.abstract_state.params, program.abstract_state, means))
 
 
 def first_bad(program: Program, after: TrainState, packed: Array) -> str:

@@ -22,7 +22,7 @@ from lmjax.record import to_record
 from lmjax.signals import Stopped, StopRequest
 from lmjax.speed import Meter
 from lmjax.state import TrainState, leaves_not_finite
-from lmjax.trace import Step, TraceLog, exact, to_step
+from lmjax.trace import NUMBERS, Step, TraceLog, exact, to_step
 from lmjax.writers import MetricsLog
 
 
@@ -67,7 +67,8 @@ def write_metrics(run: Run, state: TrainState, pending: list[Dispatched], keep: 
     for step, digest, packed, leaves in done:
         numbers = values(unpack(run.program.metric_names, packed))
         skipped = run.skips.of(step, numbers)
-        lost = next((name for name, value in numbers.items() if not math.isfinite(value)), "")
+        names = (*NUMBERS, *numbers)  # the loss first, which tells most
+        lost = next((name for name in names if not math.isfinite(numbers[name])), "")
         told = f"{lost or 'the update'} is {numbers.get(lost, 'not finite')} of batch {digest}"
         if lost and not skipped:
             flush(run)
@@ -102,6 +103,7 @@ def tell_skipped(run: Run, step: int, told: str, leaf: str) -> None:
 
 def not_finite(run: Run, state: TrainState, step: int, told: str) -> NotFinite:
     """What stops a run that has gone astray at a step, noticed when the state was `state`."""
+    end_save(run)  # that of the newest step may be under way
     newest, at, bad = run.checkpoints.latest(), int(state.step), leaves_not_finite(state)
     leaves = f"{len(bad)} leaves are not finite, {bad[0]} the first" if bad else "all are finite"
     line = (
