@@ -19,6 +19,7 @@ from lmjax.compare.variants import Variant
 from lmjax.console import Console
 from lmjax.data import Examples
 from lmjax.data.examples import LabelledExamples
+from lmjax.data.tables import in_memory
 from lmjax.errors import FieldError, InputError, RunError, check_choice
 from lmjax.experiment import Experiment, OnNonfinite, run_digest
 from lmjax.load import load
@@ -56,8 +57,8 @@ class Spoilt(Examples):
     steps: tuple[int, ...] = (BAD,)
 
     def load(self) -> Any:
-        dataset = super().load()
-        dataset.__class__ = SpoiltExamples
+        parts = in_memory(self.read(), self.memory_gb)
+        dataset = SpoiltExamples(self.source, parts, self.standardize)
         dataset.spoilt = self.steps
         return dataset
 

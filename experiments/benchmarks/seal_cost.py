@@ -25,7 +25,7 @@ import jax
 from etils import epath
 
 from experiments.benchmarks.checkpoint_stall import RECORD, SIZES, Training, milliseconds
-from experiments.benchmarks.turns import doubt, ratios, take_turns
+from experiments.benchmarks.turns import doubt, ratios, spread, take_turns
 from lmjax import seal
 from lmjax.checkpoint import Checkpoints
 from lmjax.fingerprint import Fingerprint
@@ -42,23 +42,28 @@ class Saves:
         self.checkpoints = Checkpoints(folder, 1)
         self.fingerprint = Fingerprint(training.abstract)  # compiled once, as a run has it
         self.number = 0
+        self.cpu: dict[bool, list[float]] = {True: [], False: []}  # hashed or not -> seconds
 
     def hashed(self) -> float:
         """Seconds until a save is committed."""
-        begun = time.perf_counter()
-        self.number += 1
-        self.checkpoints.save(self.number, self.training.state, RECORD, self.fingerprint)
-        self.checkpoints.wait()
-        return time.perf_counter() - begun
+        return self._save(True)
 
     def unhashed(self) -> float:
         """Seconds of one whose files are not read."""
         real = seal.sha256
         seal.sha256 = lambda file: "0" * 64
         try:
-            return self.hashed()
+            return self._save(False)
         finally:
             seal.sha256 = real
+
+    def _save(self, hashed: bool) -> float:
+        begun, busy = time.perf_counter(), time.process_time()
+        self.number += 1
+        self.checkpoints.save(self.number, self.training.state, RECORD, self.fingerprint)
+        self.checkpoints.wait()
+        self.cpu[hashed].append(time.process_time() - busy)
+        return time.perf_counter() - begun
 
     def hash(self) -> float:
         """Seconds of hashing the newest, which must be what was saved."""
@@ -75,10 +80,12 @@ def measure(name: str, pairs: int, seconds: float) -> dict[str, Any]:
         saves = Saves(training, epath.Path(path) / "checkpoints")
         for _ in range(2):
             saves.unhashed()
+        saves.cpu[False].clear()
         turns = take_turns(saves.hashed, saves.unhashed, pairs, seconds)
+        files = [x.stat().st_size for x in Path(path).rglob("*") if x.is_file()]
+        cpu = {hashed: spread([1e3 * x for x in each]) for hashed, each in saves.cpu.items()}
         saves.hashed()
         hashes = [saves.hash() for _ in range(3)]
-        files = [x.stat().st_size for x in Path(path).rglob("*") if x.is_file()]
         saves.checkpoints.close()
     return {
         "parameters": parameter_count(training.abstract.params),
@@ -88,6 +95,8 @@ def measure(name: str, pairs: int, seconds: float) -> dict[str, Any]:
         "save_ms": milliseconds(turns.ours),
         "unhashed_ms": milliseconds(turns.other),
         "hash_ms": milliseconds(hashes),
+        "save_cpu_ms": cpu[True],
+        "unhashed_cpu_ms": cpu[False],
         "ratio": ratios(turns.ours, turns.other),
         "noise": ratios(turns.again, turns.other),
         "pairs": len(turns.ours),
@@ -107,6 +116,7 @@ def tell(name: str, result: dict[str, Any]) -> str:
         f"{result['largest_file_megabytes']:.0f} MB; {result['pairs']} pairs\n"
         f"  a save takes {span('save_ms', 0)} ms, unhashed {span('unhashed_ms', 0)} ms, "
         f"hashing {span('hash_ms', 0)} ms\n"
+        f"  of the processor {span('save_cpu_ms', 0)} ms, unhashed {span('unhashed_cpu_ms', 0)} ms\n"
         f"  hashed over unhashed {span('ratio', 3)}, unhashed over unhashed {span('noise', 3)}"
         f"{doubt(result['noise'])}; goal {GOAL}: {met}"
     )

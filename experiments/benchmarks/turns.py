@@ -27,15 +27,15 @@ def take_turns(
     ours: Callable[[], float],
     other: Callable[[], float],
     pairs: int,
-    seconds: float = math.inf,
+    limit: float = math.inf,
 ) -> Turns:
     """Seconds of blocks that alternate; each call runs one block and returns what it took.
 
-    Two pairs are taken however long they take; no further one begins after `seconds`.
+    Two pairs are taken however long they take; no further one begins after `limit` seconds.
     """
     turns, begun = Turns([], [], []), time.monotonic()
     for pair in range(pairs):
-        if pair >= 2 and time.monotonic() - begun > seconds:
+        if pair >= 2 and time.monotonic() - begun > limit:
             break
         seconds = [call() for call in ([ours, other, other] if pair % 2 else [other, other, ours])]
         for taken, value in zip(turns, seconds if pair % 2 else seconds[::-1], strict=True):
