@@ -116,7 +116,7 @@ def tell(name: str, result: dict[str, Any]) -> str:
         f"{result['largest_file_megabytes']:.0f} MB; {result['pairs']} pairs\n"
         f"  a save takes {span('save_ms', 0)} ms, unhashed {span('unhashed_ms', 0)} ms, "
         f"hashing {span('hash_ms', 0)} ms\n"
-        f"  of the processor {span('save_cpu_ms', 0)} ms, unhashed {span('unhashed_cpu_ms', 0)} ms\n"
+        f"  its processor time {span('save_cpu_ms', 0)}, unhashed {span('unhashed_cpu_ms', 0)} ms\n"
         f"  hashed over unhashed {span('ratio', 3)}, unhashed over unhashed {span('noise', 3)}"
         f"{doubt(result['noise'])}; goal {GOAL}: {met}"
     )
