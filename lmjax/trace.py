@@ -26,7 +26,7 @@ from etils import epath
 
 from lmjax.data import Batch
 from lmjax.lines import Line, read_lines
-from lmjax.runfiles import TRACE, write_text
+from lmjax.runfiles import TRACE, begin_log
 
 FINGERPRINT_EVERY = 50  # steps
 NUMBERS = ("loss", "grad_norm")  # the metrics whose bits are kept
@@ -58,10 +58,8 @@ class TraceLog:
 
     def __init__(self, directory: epath.Path, history: list[Line]):
         """Continue the trace of a run from its history; what came after that is dropped."""
-        path = directory / TRACE
         self._last = max((line.step for line in history), default=-1)
-        write_text(path, "".join(f"{line.text}\n" for line in history))
-        self._file = path.open("a")
+        self._file = begin_log(directory / TRACE, "".join(f"{line.text}\n" for line in history))
 
     def takes_leaves(self, step: int, last: int) -> bool:
         """Whether the state after this step is to be fingerprinted, whatever is saved."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from etils import epath
 
 from lmjax.lines import Line, read_lines
-from lmjax.runfiles import EVENTS, METRICS, write_text
+from lmjax.runfiles import EVENTS, METRICS, begin_log
 
 EVENT_SECONDS = 0.25  # least time between two training steps shown to TensorBoard
 Kind = Literal["train", "validation"]
@@ -34,10 +34,9 @@ class MetricsLog:
         `say` is told when TensorBoard gets no more.
         """
         self._say = say
-        path = directory / METRICS
         self._last = {line.entry["kind"]: line.step for line in history.lines}
-        write_text(path, "".join(f"{line.text}\n" for line in history.lines))
-        self._file = path.open("a")
+        text = "".join(f"{line.text}\n" for line in history.lines)
+        self._file = begin_log(directory / METRICS, text)
         self._shown = 0.0
         self._events: Any = None  # once it has failed, too
         self._to_events(lambda: self._open_events(directory, history))

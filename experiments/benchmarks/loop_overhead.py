@@ -29,8 +29,8 @@ from lmjax.console import Console
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import MLP
-from lmjax.optim import SGD, Constant
 from lmjax.nonfinite import Skips
+from lmjax.optim import SGD, Constant
 from lmjax.parallel import Program, compile_program
 from lmjax.profile import Trace
 from lmjax.signals import StopRequest

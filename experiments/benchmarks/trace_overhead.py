@@ -32,8 +32,8 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.console import Console
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
-from lmjax.optim import SGD, AdamW, Optimizer
 from lmjax.nonfinite import Skips
+from lmjax.optim import SGD, AdamW, Optimizer
 from lmjax.parallel import Program, compile_program
 from lmjax.profile import Trace
 from lmjax.signals import StopRequest
