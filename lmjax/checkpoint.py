@@ -37,7 +37,8 @@ class Checkpoints:
 
     def __init__(self, directory: epath.Path, keep: int | None = None):
         """`keep` newest steps are retained; None = all (for reading)."""
-        self.directory = directory.resolve()  # Orbax takes absolute paths only
+        # Orbax takes absolute paths only; etils takes those of an object store for relative ones.
+        self.directory = directory if is_remote(directory) else directory.resolve()
         self._keep = keep
         self._saving = 0  # the step whose save has begun and has not been looked after
         self._manager = self._open()

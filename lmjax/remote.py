@@ -11,6 +11,7 @@ rename   Orbax writes a step under its own name, and an object that says so once
 seal     No SHA256SUMS: to hash its files, a process would have to read back what it has written.
          The fingerprint of every leaf is verified whenever a step is read, as elsewhere, and the
          store has its own checksum of each object.
+events   None for TensorBoard, whose writer has its own ways to stores; metrics.jsonl has all.
 """
 
 from etils import epath
@@ -25,7 +26,8 @@ def told(path: epath.Path) -> list[str]:
     """What does not hold for a run directory there, in lines to say when the run begins."""
     return [
         f"{path} is in an object store, which has no locks: let no second process write there",
-        "its checkpoints have no SHA256SUMS; the fingerprints of their leaves are verified",
+        "there are no events for TensorBoard, and checkpoints have no SHA256SUMS; the fingerprints "
+        "of their leaves are verified",
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from etils import epath
 
 from lmjax.lines import Line, read_lines
+from lmjax.remote import is_remote
 from lmjax.runfiles import EVENTS, METRICS, begin_log
 
 EVENT_SECONDS = 0.25  # least time between two training steps shown to TensorBoard
@@ -39,7 +40,8 @@ class MetricsLog:
         self._file = begin_log(directory / METRICS, text)
         self._shown = 0.0
         self._events: Any = None  # once it has failed, too
-        self._to_events(lambda: self._open_events(directory, history))
+        if not is_remote(directory):
+            self._to_events(lambda: self._open_events(directory, history))
 
     def write(self, kind: Kind, step: int, metrics: dict[str, float], skipped: str = "") -> None:
         """One line of one step; `skipped` = the first leaf that was not finite, if it was skipped.
