@@ -17,6 +17,8 @@ from etils import epath
 
 from lmjax.errors import InputError, RunError
 from lmjax.fingerprint import Fingerprint
+from lmjax.remote import is_remote
+from lmjax.runfiles import checkpoint_steps
 from lmjax.seal import Damaged, SealedPath, verify
 from lmjax.state import TrainState
 
@@ -35,7 +37,8 @@ class Checkpoints:
 
     def __init__(self, directory: epath.Path, keep: int | None = None):
         """`keep` newest steps are retained; None = all (for reading)."""
-        self.directory = directory.resolve()  # Orbax takes absolute paths only
+        # Orbax takes absolute paths only; etils takes those of an object store for relative ones.
+        self.directory = directory if is_remote(directory) else directory.resolve()
         self._keep = keep
         self._saving = 0  # the step whose save has begun and has not been looked after
         self._manager = self._open()
@@ -46,7 +49,7 @@ class Checkpoints:
             max_to_keep=self._keep,
             create=writes,
             cleanup_tmp_directories=writes,  # of saves that a kill or a full disk has cut off
-            temporary_path_class=SealedPath,
+            temporary_path_class=None if is_remote(self.directory) else SealedPath,
         )
         with refused_if_damaged(self.directory):
             return ocp.CheckpointManager(
@@ -86,8 +89,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """All steps on disk, in order."""
-        names = [path.name for path in self.directory.iterdir()] if self.directory.is_dir() else []
-        return sorted(int(name) for name in names if name.isdecimal())
+        return checkpoint_steps(self.directory)
 
     def choose(self, step: int | None) -> int:
         """The given step if it is there, or the newest one; raises InputError."""
@@ -108,7 +110,7 @@ class Checkpoints:
         was saved, InputError where it is of another model or version.
         """
         template = _as_dict(abstract)
-        verify(self._folder(step))
+        self._verify(step)
         saved = self._record(step)
         check_leaves(self._shapes(step), template, f"{self.directory} step {step}")
         with refused_if_damaged(self.directory / str(step)):
@@ -140,7 +142,7 @@ class Checkpoints:
 
     def check_weights(self, step: int, params: Any, model_state: Any) -> None:
         """Refuse weights of other shapes or dtypes, and those that are damaged."""
-        verify(self._folder(step))
+        self._verify(step)
         wanted = {"params": params, "model_state": model_state}
         saved = {name: x for name, x in self._shapes(step).items() if name in wanted}
         check_leaves(saved, wanted, f"{self.directory} step {step}")
@@ -179,13 +181,14 @@ class Checkpoints:
             told = f"the checkpoint of step {step} could not be saved ({_first_line(error)}); "
             raise SaveError(told + left) from error
 
-    def _folder(self, step: int) -> Path:
-        """Of a step that has been written whole, or Damaged."""
-        folder = Path(self.directory / str(step))
+    def _verify(self, step: int) -> None:
+        """Raise Damaged where the files of a step are not what was saved, as far as they tell."""
+        folder = self.directory / str(step)
         for item in (STATE, RECORD):  # of which Orbax would also warn, twice
             if not (folder / item).is_dir():
                 raise Damaged(f"{folder}: damaged, it has no {item}")
-        return folder
+        if not is_remote(folder):
+            verify(Path(folder))
 
     def _record(self, step: int) -> dict[str, Any]:
         where = self.directory / str(step) / RECORD

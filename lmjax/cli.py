@@ -41,6 +41,7 @@ overrides:
   --steps 200 --optimizer.learning-rate 3e-4      any field
   optimizer:muon --optimizer.momentum 0.9         another part, then its fields
   --workdir DIR                                   the run directory (runs/NAME/seedS-DIGEST)
+  --strict                                        stop at a damaged checkpoint; take no older one
 
 The same command again resumes a run that was stopped.
 """
@@ -134,7 +135,8 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
     from lmjax import overrides
 
     if "-h" in words or "--help" in words:
-        _print_help(base, [word for word in words if word not in ("-h", "--help")], name)
+        plain = [word for word in words if word not in ("-h", "--help", "--strict")]
+        _print_help(base, plain, name)
         return
     workdir, words = _take(words, "--workdir", "a directory")
     profile, words = _take(words, "--profile", "START:STOP")
@@ -204,8 +206,7 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
 
     for flag in ("--workdir", "--profile"):
         _, words = _take(words, flag, "a value")
-    swaps, _ = overrides.split(words, base)
-    part = overrides.apply(base, swaps, parse_value)
+    part = overrides.apply(base, overrides.split(words, base)[0], parse_value)
     with contextlib.suppress(SystemExit):
         tyro.cli(
             type(part),
@@ -221,14 +222,13 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
         if len(choices) > 1:
             print(f"  {path.replace('_', '-')}:{{{','.join(sorted(choices))}}}")
     print("run directory: --workdir DIR (default: runs/NAME/seedS-DIGEST)")
-    print("trace of some steps: --profile START:STOP; refuse a damaged checkpoint: --strict")
+    print("trace of some steps: --profile START:STOP\nstop at a damaged checkpoint: --strict")
 
 
 def _take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None, list[str]]:
     """The value of a flag that is ours and not the experiment's, and the other words."""
     rest, value = [], None
-    pending = iter(words)
-    for word in pending:
+    for word in (pending := iter(words)):
         if word == flag or word.startswith(f"{flag}="):
             value = word.partition("=")[2] or next(pending, "")
             if not value:

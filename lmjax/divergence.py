@@ -173,10 +173,12 @@ def first_change(then: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] |
 
 
 def apart_by(apart: Apart) -> float:
-    """The relative difference of the first number that differs; 0 where none does."""
-    for name, number in apart.run.numbers.items():
-        if apart.here.numbers[name] != number:
-            return abs(apart.here.numbers[name] - number) / max(abs(number), 1e-30)
+    """The relative difference of the first number that differs; 0 where none does, nan where that
+    cannot be said."""
+    for name, told in apart.run.numbers.items():
+        if apart.here.numbers[name] != told:
+            here, number = map(float.fromhex, (apart.here.numbers[name], told))
+            return abs(here - number) / max(abs(number), 1e-30)
     return 0.0
 
 
@@ -200,8 +202,11 @@ def describe(e: Evidence, verdict: Verdict) -> str:
         told.append(f"keys {'differ' if e.keys or e.seeds[0] != e.seeds[1] else 'equal'}")
     for name, number in run.numbers.items():
         other = here.numbers[name]
-        differs = f"differs ({number.hex()}, here {other.hex()})"
+        differs = f"differs ({number}, here {other})"
         told.append(f"{name} {'equal' if number == other else differs}")
+    if run.skipped != here.skipped:
+        done = [f"skipped for {x.skipped}" if x.skipped else "taken" for x in (run, here)]
+        told.append(f"{done[0]} in the run, {done[1]} here")
     if run.leaves:
         names = differing(run, here)
         some = f"{len(names)} of {len(run.leaves)} leaves differ, first {names[0]}" if names else ""

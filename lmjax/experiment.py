@@ -13,6 +13,7 @@ from lmjax.rng import SEED_LIMIT
 from lmjax.tasks import Task
 
 Dtype = Literal["float32", "bfloat16"]
+OnNonfinite = Literal["stop", "skip", "rollback"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Experiment(Part):
     parallel: Parallel = Parallel()  # how the devices share the work
     seed: int = 0  # reaches initialisation, data order and dropout
     init_from: str = ""  # RUN, RUN@STEP or a folder of safetensors: start from its weights
+    on_nonfinite: OnNonfinite = "stop"  # what a loss or gradient does that is not finite
     log_every: int = 10  # steps between two looks at the metrics, which are kept for every step
     evaluate_every: int = 100  # steps between evaluations; 0 = only at the end
     save_every: int = 100  # steps between checkpoints; 0 = only at the end
@@ -46,6 +48,7 @@ class Experiment(Part):
             check_integer(name, getattr(self, name), least=0)
         check_integer("seed", self.seed, least=0, most=SEED_LIMIT - 1)
         check_choice("compute_dtype", self.compute_dtype, get_args(Dtype))
+        check_choice("on_nonfinite", self.on_nonfinite, get_args(OnNonfinite))
         if self.batch_size % self.accumulation:
             allowed = f"must be divisible by accumulation {self.accumulation}"
             raise FieldError("batch_size", self.batch_size, allowed)
@@ -63,8 +66,12 @@ class Experiment(Part):
 
     @property
     def free_fields(self) -> frozenset[str]:
-        cadence = {"log_every", "evaluate_every", "save_every", "keep"}
-        return frozenset(cadence if self.schedule.depends_on_steps else cadence | {"steps"})
+        free = {"log_every", "evaluate_every", "save_every", "keep"}
+        if not self.schedule.depends_on_steps:
+            free.add("steps")
+        if self.on_nonfinite != "skip":  # whose compiled step is another one
+            free.add("on_nonfinite")
+        return frozenset(free)
 
 
 def check_name(name: str) -> None:
@@ -77,7 +84,11 @@ def check_name(name: str) -> None:
 def fixed_difference(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     """Path -> (old, new) of the fields that differ and may not."""
     changed = difference(old, new)
-    return {path: pair for path, pair in changed.items() if not is_free(new, path)}
+    return {
+        path: pair
+        for path, pair in changed.items()
+        if not (is_free(old, path) and is_free(new, path))
+    }
 
 
 def run_digest(experiment: Experiment, data_digest: str) -> str:

@@ -7,7 +7,7 @@ in it, of an owner that is alive or has died, is there only for people to read.
 Between hosts it holds where the file system carries flock across: on NFS from Linux 2.6.12 on,
 unless mounted with `nolock` or `local_lock`; on Lustre with `-o flock`. Mounted otherwise, it holds
 between the processes of one host, or, where the file system knows no locks, not at all, and the run
-says so. What only reads a run takes no lock.
+says so. An object store has none (lmjax/remote.py). What only reads a run takes no lock.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import TextIO
 from etils import epath
 
 from lmjax.errors import InputError
+from lmjax.remote import is_remote, told
 from lmjax.runfiles import LOCK
 
 HELD = (errno.EWOULDBLOCK, errno.EACCES)  # some NFS clients answer with the second
@@ -32,12 +33,14 @@ def check_takeable(path: epath.Path) -> None:
 
     Changes nothing, and so promises nothing: it is there to refuse before anything is compiled.
     """
+    if is_remote(path):
+        return
     near = path
     while not near.exists():
         near = near.parent
     if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        told = "no permission" if near.is_dir() else "not a directory"
-        raise InputError(f"run directory {path}: not writable ({near}: {told})")
+        why = "no permission" if near.is_dir() else "not a directory"
+        raise InputError(f"run directory {path}: not writable ({near}: {why})")
     try:
         # For writing too, since NFS locks no other.
         with open(path / LOCK, "r+", errors="replace") as file:
@@ -52,6 +55,11 @@ def holding(path: epath.Path, say: Callable[[str], None]) -> Iterator[None]:
 
     Raises InputError where another process holds it, or where it is not writable.
     """
+    if is_remote(path):
+        for line in told(path):
+            say(line)
+        yield
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = _open(path)

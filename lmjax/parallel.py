@@ -255,7 +255,7 @@ def share_of(rows: NamedSharding, count: int) -> range:
         return range(count)
     along = NamedSharding(rows.mesh, PartitionSpec(*rows.spec[:1]))
     cuts = along.addressable_devices_indices_map((count,)).values()
-    pieces = [range(count)[cut] for (cut,) in cuts]
+    pieces = [range(count)[cut[0]] for cut in cuts if cut is not None]
     return range(min(piece.start for piece in pieces), max(piece.stop for piece in pieces))
 
 
@@ -287,7 +287,7 @@ def _place_share(rows: NamedSharding, batch_size: int, start: int, host: Batch) 
     def placed(x: np.ndarray) -> Array:
         first = 0 if len(x) == batch_size else start
 
-        def at(index: tuple[slice, ...]) -> np.ndarray:
+        def at(index: Any) -> np.ndarray:
             cut = range(batch_size)[index[0]]
             return x[(slice(cut.start - first, cut.stop - first), *index[1:])]
 

@@ -4,8 +4,6 @@ import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from jaxtyping import Array
 
 from lmjax.checkpoint import Checkpoints
@@ -14,12 +12,13 @@ from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment, check_same
 from lmjax.feed import feed
 from lmjax.metrics import unpack, values
+from lmjax.nonfinite import Skips, names_of, undoing
 from lmjax.origin import find_origin
 from lmjax.parallel import Program
 from lmjax.record import from_record
-from lmjax.state import TrainState
-from lmjax.trace import NUMBERS, Step, batch_digests
-from lmjax.train import fresh_state
+from lmjax.start import fresh_state
+from lmjax.state import TrainState, on_devices, on_host
+from lmjax.trace import Step, batch_digests, exact
 
 SHARE = 20  # of the steps, one in so many is replayed where windows are asked for
 SHORTEST = 2  # steps of such a window
@@ -124,7 +123,13 @@ def follow(replay: Replay, window: Window, tell: Callable[[int], None]) -> Apart
             del state, after  # their memory is needed
             if kept is None:
                 return examine(replay, begin(replay, window.start), window.start, here, equal_at)
-            return examine(replay, restored(replay, kept), equal_at or 0, here, equal_at)
+            return examine(
+                replay,
+                on_devices(kept, replay.program.abstract_state),
+                equal_at or 0,
+                here,
+                equal_at,
+            )
         tell(here.step)
         if here.leaves and here.step < window.stop:
             equal_at, kept = here.step, on_host(after)
@@ -140,23 +145,39 @@ def compute(
     the trace has leaves, which are then computed: there the state is that after the step, and to be
     copied before the next. `leaves` = True computes them everywhere.
     """
-    program, pending = replay.program, collections.deque[tuple[Any, ...]]()
+    pending = collections.deque[tuple[Any, ...]]()
+    skips = Skips(names_of(replay.program), (), skipped_by_hand(replay))
+    program = undoing(replay.program, window.start, skips.undone)
     fed = feed(replay.experiment, replay.dataset, program, batch_digests, window.start)
     for step, (batch, previous, digest) in enumerate(fed, window.start + 1):
         state, metrics = program.train_step(state, batch, previous, program.knobs)
         wants = leaves or bool(replay.trace[step].leaves)
         pending.append((step, digest, metrics, program.fingerprint(state) if wants else []))
         while pending and (len(pending) > 1 or wants or step == window.stop):
-            yield read(program, *pending.popleft()), state
+            yield read(program, skips, *pending.popleft()), state
         if step == window.stop:
             return
 
 
-def read(program: Program, step: int, batch: str, packed: Array, leaves: list[Array]) -> Step:
+def read(
+    program: Program,
+    skips: Skips,
+    step: int,
+    batch: str,
+    packed: Array,
+    leaves: list[Array],
+) -> Step:
     """The bits of a step that has been dispatched; waits for it."""
     numbers = values(unpack(program.metric_names, packed))
-    kept = {name: numbers[name] for name in NUMBERS}
-    return Step(step, batch, kept, program.fingerprint.read(leaves))
+    skipped = skips.of(step, numbers)
+    return Step(step, batch, exact(numbers), program.fingerprint.read(leaves), skipped)
+
+
+def skipped_by_hand(replay: Replay) -> dict[int, str]:
+    """The steps that the run has skipped, where its compiled step does not decide that."""
+    if replay.experiment.on_nonfinite != "rollback":
+        return {}
+    return {step.step: "" for step in replay.trace if step.skipped}
 
 
 def examine(
@@ -169,26 +190,19 @@ def examine(
             same, after = same and seen == replay.trace[seen.step], newest
     before = on_host(after)
     twice = [
-        next(compute(replay, restored(replay, before), Window(step - 1, step), leaves=True))[0]
+        next(
+            compute(
+                replay,
+                on_devices(before, replay.program.abstract_state),
+                Window(step - 1, step),
+                leaves=True,
+            )
+        )[0]
         for _ in range(2)
     ]
     first = twice[0] if here.leaves else twice[0]._replace(leaves={})
     repeats = same and twice[0] == twice[1] and first == here
     return Apart(replay.trace[step], here, twice[0].leaves, equal_at, repeats)
-
-
-def on_host(state: TrainState) -> TrainState:
-    """A copy that no step can take as its own."""
-    return jax.tree.map(lambda x: np.array(x, copy=True), state)
-
-
-def restored(replay: Replay, kept: TrainState) -> TrainState:
-    """The state on the devices again, in memory of its own."""
-    return jax.tree.map(
-        lambda x, like: jax.device_put(np.array(x, copy=True), like.sharding),
-        kept,
-        replay.program.abstract_state,
-    )
 
 
 def differing(run: Step, here: Step) -> list[str]:

@@ -16,26 +16,33 @@ result.json     written last, with the SHA-256 of the others: a run that has it 
 import hashlib
 import json
 import os
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
 from lmjax.errors import InputError
+from lmjax.remote import Rewritten, is_remote
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
 MANIFEST, TRACE = "manifest.json", "trace.jsonl"
 CHECKPOINTS, DAMAGED, EVENTS, PROFILE = "checkpoints", "damaged", "events", "profile"
 TOKENIZER, LOCK = "tokenizer.json", "lock"
+COMMITTED = "commit_success.txt"  # Orbax writes it last into a step of an object store
 FILES = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE, RESULT, LOCK)
-NOWHERE = epath.Path(os.devnull)  # for a process whose peers write
 KEPT = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE)  # whose content the result knows
 
 
 def newest_checkpoint(path: epath.Path) -> int | None:
-    """The step that a run there would go on from; temporary folders do not count."""
-    folder = path / CHECKPOINTS
-    names = [step.name for step in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdecimal()), default=None)
+    """The step that a run there would go on from."""
+    return max(checkpoint_steps(path / CHECKPOINTS), default=None)
+
+
+def checkpoint_steps(folder: epath.Path) -> list[int]:
+    """The steps in a folder of checkpoints, in order; what is not whole yet does not count."""
+    found = [step for step in folder.iterdir() if step.name.isdecimal()] if folder.is_dir() else []
+    if is_remote(folder):  # elsewhere a step has its name last
+        found = [step for step in found if (step / COMMITTED).exists()]
+    return sorted(int(step.name) for step in found)
 
 
 def has_checkpoint(path: epath.Path) -> bool:
@@ -78,9 +85,20 @@ def write_json(path: epath.Path, value: dict[str, Any]) -> None:
 
 def write_text(path: epath.Path, text: str) -> None:
     """Write whole or not at all."""
+    if is_remote(path):  # as any object is
+        path.write_text(text)
+        return
     draft = draft_of(path)
     draft.write_text(text)
     draft.replace(path)
+
+
+def begin_log(path: epath.Path | None, text: str) -> IO[Any] | Rewritten:
+    """A file that holds a text so far, to be written on; None = one that keeps nothing."""
+    if path is None:
+        return open(os.devnull, "w")
+    write_text(path, text)
+    return Rewritten(path, text) if is_remote(path) else path.open("a")
 
 
 def draft_of(path: epath.Path) -> epath.Path:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmjax.fingerprint import Fingerprint, digest
 
@@ -14,7 +15,7 @@ from lmjax.fingerprint import Fingerprint, digest
 class TrainState:
     """A pytree of plain arrays with string keys (or, in an abstract one, of their shapes)."""
 
-    step: Any  # int32 [], updates made so far
+    step: Any  # int32 [], steps made so far, those among them that were skipped
     params: Any  # float32 master copy
     model_state: Any  # the model's further collections: {} or {"batch_stats": ...}
     opt_state: Any  # of the optax chain
@@ -35,24 +36,42 @@ def state_copies(state: TrainState) -> float:
 
 
 @jax.jit
-def _finite(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.isfinite(x).all() for x in leaves]
+def _good(leaves: dict[str, jax.Array], held: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    finite = {path: jnp.isfinite(x).all() for path, x in leaves.items()}
+    return finite | {path: ~jnp.isnan(x).any() for path, x in held.items()}
 
 
-def bad_leaves(state: TrainState) -> str:
-    """Which leaves of the model hold a number that is not finite, in words, "" where none does.
+def leaves_not_finite(state: TrainState) -> list[str]:
+    """Paths of the leaves that hold a number that is not finite, the model's first. Waits for them.
 
-    Optimizers may hold an infinity, such as the best loss before there is one. Waits for them.
+    Of what the optimizer holds, those with a NaN: an infinity may be the best loss before there is
+    one.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(
-        {"params": state.params, "model_state": state.model_state}
+    model = _floating({"params": state.params, "model_state": state.model_state})
+    held = _floating({"opt_state": state.opt_state})
+    good = jax.device_get(_good(model, held))
+    return [path for path in (*model, *held) if not good[path]]
+
+
+def _floating(tree: Any) -> dict[str, Any]:
+    """Path -> each leaf that could hold what is not finite."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(x.dtype, jnp.inexact)
+    }
+
+
+def on_host(state: TrainState) -> TrainState:
+    """A copy that no step can take as its own."""
+    return jax.tree.map(lambda x: np.array(x, copy=True), state)
+
+
+def on_devices(kept: TrainState, abstract: TrainState) -> TrainState:
+    """What `on_host` has kept, on the devices again, in memory of its own."""
+    return jax.tree.map(
+        lambda x, like: jax.device_put(np.array(x, copy=True), like.sharding), kept, abstract
     )
-    finite = _finite([x for _, x in leaves])
-    bad = [path for (path, _), good in zip(leaves, finite, strict=True) if not good]
-    if not bad:
-        return ""
-    first = jax.tree_util.keystr(bad[0], simple=True, separator="/")
-    return f"{len(bad)} of {len(leaves)} leaves are not finite, {first} the first"
 
 
 def state_digest(state: TrainState, fingerprint: Fingerprint | None = None) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
+from lmjax.finite import take_or_skip
 from lmjax.metrics import Mean, Metrics
 from lmjax.rng import key_for
 from lmjax.roles import Roles
@@ -147,7 +148,10 @@ def make_train_step(experiment: Experiment, roles: Roles, split: Split = WHOLE) 
 
         params, opt_state, norm = split.apart(updated)(loss, grads)
         metrics = {"loss": outcome.loss, **outcome.metrics, "grad_norm": Mean(norm, jnp.float32(1))}
-        return TrainState(state.step + 1, params, outcome.model_state, opt_state), metrics
+        after = TrainState(state.step + 1, params, outcome.model_state, opt_state)
+        if experiment.on_nonfinite == "skip":
+            return split.apart(take_or_skip)(state, after, grads, metrics)
+        return after, metrics
 
     return train_step
 

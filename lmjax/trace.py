@@ -7,6 +7,10 @@ A line for each step, with the CRC-32 of its batch and its loss and gradient nor
 the fingerprint of every leaf of the state after each FINGERPRINT_EVERY steps, after step 0 and each
 that is saved, after the one that follows these, and after the last. Step 0 has leaves alone.
 
+A step that was skipped (lmjax/nonfinite.py) says so: "skipped": "grads/head/kernel", the first leaf
+that was not finite. Its numbers may be nan, inf and -inf; a NaN is one number, since it is for the
+compiler to choose which of its bits are set.
+
 Of what the standard library has, CRC-32 is the quickest by far: 8 us for 33 kB, where SHA-256 takes
 18 on a processor with instructions for it. Two batches that differ share one in 4 billion times.
 """
@@ -24,7 +28,7 @@ from etils import epath
 from lmjax.crc import combine
 from lmjax.data import Batch
 from lmjax.lines import Line, read_lines
-from lmjax.runfiles import NOWHERE, TRACE, write_text
+from lmjax.runfiles import TRACE, begin_log
 
 FINGERPRINT_EVERY = 50  # steps
 NUMBERS = ("loss", "grad_norm")  # the metrics whose bits are kept
@@ -36,15 +40,18 @@ class Step(NamedTuple):
 
     step: int
     batch: str  # of the batch that it was computed of; "" for step 0
-    numbers: dict[str, float]  # {} for step 0
+    numbers: dict[str, str]  # exact, as `float.hex` writes them; {} for step 0
     leaves: dict[str, str]  # path -> fingerprint, after it; {} where none was taken
+    skipped: str = ""  # the first leaf that was not finite, where the step was skipped
 
     def text(self) -> str:
         """As it stands in the file."""
         entry: dict[str, Any] = {"step": self.step}
         if self.step:
             entry["batch"] = self.batch
-            entry |= {name: number.hex() for name, number in self.numbers.items()}
+            entry |= self.numbers
+        if self.skipped:
+            entry["skipped"] = self.skipped
         return json.dumps(entry | ({"leaves": self.leaves} if self.leaves else {}))
 
 
@@ -57,10 +64,8 @@ class TraceLog:
         `directory` None is for a process whose peers write it: it writes nothing.
         """
         self._last = max((line.step for line in history), default=-1)
-        path = NOWHERE if directory is None else directory / TRACE
-        if directory is not None:
-            write_text(path, "".join(f"{line.text}\n" for line in history))
-        self._file = path.open("a")
+        path = None if directory is None else directory / TRACE
+        self._file = begin_log(path, "".join(f"{line.text}\n" for line in history))
 
     def takes_leaves(self, step: int, last: int) -> bool:
         """Whether the state after this step is to be fingerprinted, whatever is saved."""
@@ -134,19 +139,28 @@ def read_trace(directory: epath.Path, step: int) -> list[Line]:
     return read_lines(directory / TRACE, step, lambda entry: to_step(entry) is not None)
 
 
+def exact(numbers: dict[str, float]) -> dict[str, str]:
+    """Of a step's metrics, those whose bits are kept."""
+    return {name: numbers[name].hex() for name in NUMBERS}
+
+
 def to_step(entry: dict[str, Any]) -> Step | None:
     """The step of a line, None for one that is malformed."""
     step, batch, leaves = entry["step"], entry.get("batch", ""), entry.get("leaves", {})
+    skipped = entry.get("skipped", "")
     told = {name: entry[name] for name in NUMBERS if name in entry}
     try:
         numbers = {name: float.fromhex(text) for name, text in told.items()}
     except (TypeError, ValueError, OverflowError):
         return None
     whole = set(told) == (set(NUMBERS) if step else set())
-    exact = all(math.isfinite(x) and x.hex() == told[name] for name, x in numbers.items())
-    if not (whole and exact) or step < 0 or not isinstance(leaves, dict):
+    same = all(x.hex() == told[name] for name, x in numbers.items())
+    finite = all(map(math.isfinite, numbers.values())) or skipped
+    if not (whole and same and finite) or step < 0 or not isinstance(leaves, dict):
+        return None
+    if not isinstance(skipped, str) or (skipped and not step):
         return None
     if not isinstance(batch, str) or bool(BATCH.fullmatch(batch)) != bool(step):
         return None
     fits = all(isinstance(x, str) and LEAF.fullmatch(x) for x in leaves.values())
-    return Step(step, batch, numbers, leaves) if fits else None
+    return Step(step, batch, told, leaves, skipped) if fits else None

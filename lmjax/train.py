@@ -1,78 +1,50 @@
 """One run, from a configuration to a result. The only file that knows the order of things."""
 
 import contextlib
-import dataclasses
 import functools
-import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from etils import epath
-from jaxtyping import Array
 
-from lmjax import hosts, manifest, record, rundir, runfiles, source
+from lmjax import hosts, manifest, rundir, runfiles
 from lmjax.checkpoint import Checkpoints, SaveError
 from lmjax.console import Console
 from lmjax.data import Batch, Dataset
 from lmjax.doctor import machine
 from lmjax.errors import FieldError, InputError, RunError
-from lmjax.evaluate import evaluate
-from lmjax.experiment import Experiment, check_same
+from lmjax.experiment import Experiment
 from lmjax.feed import Fed, feed
 from lmjax.lock import check_takeable, holding
-from lmjax.metrics import unpack, values
-from lmjax.origin import Origin, find_origin
-from lmjax.parallel import Program, abstract_variables, compile_program
+from lmjax.nonfinite import NotFinite, Skips, find, names_of, rows_of, undoing
+from lmjax.origin import find_origin
+from lmjax.parallel import abstract_variables, compile_program
 from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
-from lmjax.record import from_record, to_record
-from lmjax.recovery import recover, set_aside
 from lmjax.rng import key_for
 from lmjax.room import check_batch, check_state, out_of_memory
-from lmjax.signals import Stopped, StopRequest
-from lmjax.speed import Meter, make_meter
-from lmjax.state import TrainState, bad_leaves, parameter_count, state_digest
-from lmjax.summary import already_finished, introduce, report
-from lmjax.trace import (
-    NUMBERS,
-    Step,
-    TraceLog,
-    batch_digests,
-    part_digests,
-    read_trace,
-    whole_digests,
+from lmjax.running import (
+    Dispatched,
+    Run,
+    close,
+    end_save,
+    evaluate_and_log,
+    flush,
+    honour,
+    save,
+    steps_of,
+    write_metrics,
 )
+from lmjax.signals import Stopped, StopRequest
+from lmjax.speed import Pace, make_meter
+from lmjax.start import fresh_state, identity, restore, tell_start
+from lmjax.state import TrainState, parameter_count, state_digest
+from lmjax.summary import already_finished, introduce, report
+from lmjax.trace import Step, TraceLog, batch_digests, part_digests, read_trace
 from lmjax.watchdog import watched
 from lmjax.writers import MetricsLog, read_history
-
-
-class Dispatched(NamedTuple):
-    """A step that the devices may still be at."""
-
-    step: int
-    batch: str  # digest, or what this process has to say of it
-    metrics: Array  # packed
-    leaves: list[Array]  # fingerprints of the state after it; [] where none is taken
-
-
-class Run(NamedTuple):
-    """What the loop works with."""
-
-    experiment: Experiment
-    dataset: Dataset
-    program: Program
-    checkpoints: Checkpoints
-    log: MetricsLog
-    bits: TraceLog
-    console: Console
-    meter: Meter
-    trace: Trace
-    stop: StopRequest
-    heard: Callable[[int], int]  # a signal, as all processes have it
-    start: int  # the step that this process goes on from
-    begun: float  # time.monotonic() at its call
 
 
 def run(
@@ -111,12 +83,13 @@ def run(
         trace = open_trace(profile, path, experiment, console)
         rundir.check(path, experiment, dataset)
         result = rundir.read_result(path)
-        if peers.first:
+        finished = result is not None and result["steps"] >= experiment.steps
+        if peers.first and not finished:
             check_takeable(path)
         resumes = runfiles.has_checkpoint(path)
-        origin = None if resumes else find_origin(experiment, batch)
+        origin = None if resumes or finished else find_origin(experiment, batch)
     peers.check_same(identity(experiment, dataset, path))
-    if result is not None and result["steps"] >= experiment.steps:
+    if result is not None and finished:
         return already_finished(result, experiment, base, launched_as, path, console)
     hosts.check_joined(console.say)
     program = trace.watch(compile_program(experiment, batch))
@@ -137,15 +110,17 @@ def run(
                 rundir.claim(path, experiment, base, dataset, batch)
                 begun_as = manifest.begin(path, held, start, experiment, dataset, program)
                 introduce(experiment, dataset, program, begun_as, path, console)
+        own = path if peers.first else None  # where what one process writes goes
         tell_start(experiment, start, origin, again, console)
-        own = path if peers.first else None  # what is written once
         started = Run(
             experiment,
             dataset,
             program,
+            path,
             Checkpoints(path / runfiles.CHECKPOINTS, experiment.keep),
             MetricsLog(own, history, console.say),
             TraceLog(own, traced),
+            Skips(names_of(program), steps_of(traced)),
             console,
             make_meter(experiment, program.abstract_state, batch),
             trace,
@@ -155,7 +130,7 @@ def run(
             begun,
         )
         try:
-            result = go_on(started, state, path)
+            result = go_on(started, state)
         except (jax.errors.JaxRuntimeError, InputError, SaveError) as error:
             peers.blame(error)
             if "RESOURCE_EXHAUSTED" not in str(error):
@@ -166,18 +141,6 @@ def run(
             raise RunError(f"{told}; the same command resumes") from error
     report(result, experiment, base, launched_as, path, console)
     return result
-
-
-def identity(experiment: Experiment, dataset: Dataset, path: epath.Path) -> dict[str, Any]:
-    """What the processes of a run must have in common before it begins."""
-    return {
-        "configuration": record.digest(to_record(experiment)),
-        "data": dataset.digest,
-        "code": source.read_code(experiment).tree,
-        "run directory": str(path),
-        "newest checkpoint": runfiles.newest_checkpoint(path),
-        "jax": jax.__version__,
-    }
 
 
 def open_trace(
@@ -207,20 +170,82 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None) -> tuple[Dat
     return dataset, batch
 
 
-def go_on(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
+def go_on(run: Run, state: TrainState) -> dict[str, Any]:
     """The loop and what comes after it; closes what the run has opened."""
-    try:
-        if run.start == 0:
-            fingerprint = run.program.fingerprint
-            run.bits.write(Step(0, "", {}, fingerprint.read(fingerprint(state))))
-        with run.stop, jax.transfer_guard_host_to_device("disallow"):
-            state = loop(run, state)
-        return finish(run, state, path)
-    finally:
-        run.trace.close()
-        run.log.close()
-        run.bits.close()
-        run.checkpoints.close()
+    with run.stop:
+        try:
+            if run.start == 0:
+                fingerprint = run.program.fingerprint
+                run.bits.write(Step(0, "", {}, fingerprint.read(fingerprint(state))))
+            while True:
+                try:
+                    with jax.transfer_guard_host_to_device("disallow"):
+                        state = loop(run, state)
+                    return finish(run, state)
+                except NotFinite as error:
+                    if run.experiment.on_nonfinite != "rollback":
+                        raise
+                    noticed = error.with_traceback(None)  # in which the state is held
+                del state
+                run, state = go_back(run, noticed)
+        finally:
+            with run.stop.held():
+                close(run)
+
+
+def go_back(run: Run, noticed: NotFinite) -> tuple[Run, TrainState]:
+    """The run and its state at the newest whole checkpoint, or at the seed, from where it goes on
+    without the first step that went astray. Raises RunError where it has gone back too often.
+
+    As a resumed run does, in the same process: what it has logged since is dropped.
+    """
+    if told := run.skips.rolled_back_too_often:
+        raise RunError(f"{noticed}; {told}")
+    run.console.say(str(noticed))
+    with run.stop.held():
+        end_save(run)
+    state = begin_again(run)
+    start, undone = int(state.step), run.skips.undone
+    fed = heeding(run, start, batches(run, start))
+    found = find(run.program, state, fed, start, noticed.step, undone)
+    where = f"the run goes back to step {start}"
+    if found is None:
+        run.console.say(f"{where}; the steps since are finite now: the machine had erred")
+    else:
+        step, leaf = found
+        rows = rows_of(step, run.experiment.batch_size)
+        run.console.say(f"{where} and skips step {step}, of {rows}, which made {leaf} not finite")
+        undone = {**undone, step: leaf}
+    del state  # the steps of `find` have been made with it
+    state = begin_again(run)
+    for opened in (run.log, run.bits, run.checkpoints):
+        opened.close()
+    history, traced = read_history(run.path, start), read_trace(run.path, start)
+    again = run._replace(
+        checkpoints=Checkpoints(run.path / runfiles.CHECKPOINTS, run.experiment.keep),
+        log=MetricsLog(run.path, history, run.console.say),
+        bits=TraceLog(run.path, traced),
+        skips=Skips(run.skips.names, steps_of(traced), undone, run.skips.rollbacks + 1),
+        meter=run.meter._replace(pace=Pace()),
+        start=start,
+    )
+    return again, state
+
+
+def begin_again(run: Run) -> TrainState:
+    """The state of the newest whole checkpoint or, where there is none yet, that of step 0."""
+    e = run.experiment
+    if runfiles.has_checkpoint(run.path):
+        return restore(e, run.dataset, run.program, run.path, False, run.console)
+    return fresh_state(run.program, find_origin(e, run.dataset.batch(e.seed, 0, e.batch_size)))
+
+
+def heeding(run: Run, start: int, fed: Iterator[Fed]) -> Iterator[Fed]:
+    """What is fed, until the run is asked to stop; it then stands at step `start`."""
+    for each in fed:
+        if run.stop.number:
+            raise Stopped(run.stop.number, start)
+        yield each
 
 
 def loop(run: Run, state: TrainState) -> TrainState:
@@ -230,7 +255,7 @@ def loop(run: Run, state: TrainState) -> TrainState:
     the one just dispatched; evaluate; save. What is logged up to a step is written before that
     step is saved, so that a checkpoint never claims a step whose metrics could still be lost.
     """
-    e, program = run.experiment, run.program
+    e, program = run.experiment, undoing(run.program, run.start, run.skips.undone)
     pending: list[Dispatched] = []
     fed = watched(run.trace.timed(batches(run, run.start), run.start), run.start, run.console.say)
     for step, (batch, previous, digest) in enumerate(fed, run.start + 1):
@@ -252,8 +277,7 @@ def loop(run: Run, state: TrainState) -> TrainState:
         if saves:
             save(run, state, step)
         if stopped_by:
-            run.checkpoints.wait()
-            raise Stopped(stopped_by, step)
+            honour(run, step, stopped_by)
     return state
 
 
@@ -264,142 +288,18 @@ def is_due(step: int, every: int, last: int) -> bool:
 
 def batches(run: Run, start: int) -> Iterator[Fed]:
     """What each step from `start` on is given, with the digest of its batch."""
-    share, digests = run.program.share, batch_digests
+    digests = batch_digests
     if hosts.current().count > 1:
-        digests = functools.partial(part_digests, first=share.start)
+        digests = functools.partial(part_digests, first=run.program.share.start)
     return feed(run.experiment, run.dataset, run.program, digests, start)
 
 
-def write_metrics(run: Run, state: TrainState, pending: list[Dispatched], keep: int) -> None:
-    """Log all pending steps but the newest `keep`; raises RunError where one is not finite."""
-    if told := run.checkpoints.failure():
-        run.console.say(told)
-    done, pending[:] = pending[: len(pending) - keep], pending[len(pending) - keep :]
-    if not done:
-        return
-    newest = done[-1].step
-    numbers: dict[str, float] = {}
-    told = whole_digests(hosts.current().gather([each.batch for each in done]))
-    for (step, _, packed, leaves), digest in zip(done, told or [""] * len(done), strict=True):
-        numbers = values(unpack(run.program.metric_names, packed))
-        for name, value in numbers.items():
-            if not math.isfinite(value):
-                flush(run)
-                raise not_finite(run, state, step, f"{name} is {value} of batch {digest}")
-        run.log.write("train", step, numbers)
-        kept = {name: numbers[name] for name in NUMBERS}
-        run.bits.write(Step(step, digest, kept, run.program.fingerprint.read(leaves)))
-    pace, last = run.meter.pace, run.experiment.steps
-    pace.mark(newest)
-    run.console.progress(
-        lambda: (
-            f"step {newest:{len(str(last))}d}/{last}  loss {numbers['loss']:.4f}"
-            f"{run.meter.line(last)}"
-        ),
-        final=newest == last,
-    )
-
-
-def not_finite(run: Run, state: TrainState, step: int, told: str) -> RunError:
-    """What stops a run that has gone astray at a step, noticed when the state was `state`."""
-    newest, at = run.checkpoints.latest(), int(state.step)
-    bad = bad_leaves(state) or "all leaves are finite"
-    return RunError(
-        f"step {step}: {told}; at step {at} {bad}; the run stops, the newest checkpoint is of step "
-        f"{newest}"
-    )
-
-
-def evaluate_and_log(run: Run, state: TrainState, step: int) -> dict[str, float]:
-    """One evaluation, to the log and the console."""
-    begun = time.monotonic()
-    numbers = evaluate(run.program, state, run.dataset, run.experiment)
-    run.log.write("validation", step, numbers)
-    told = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-    run.console.say(f"validation at step {step}: {told}")
-    run.meter.pace.exclude(time.monotonic() - begun)
-    return numbers
-
-
-def save(run: Run, state: TrainState, step: int) -> None:
-    """State, data position and record in one commit.
-
-    One that fails is told, and the run goes on: the next may find room, and the older ones are
-    there until it has.
-    """
-    flush(run)
-    if bad_leaves(state):  # the loss of this step, from the parameters before it, may be finite
-        raise not_finite(run, state, step, "the update is not finite")
-    entry = {
-        "config": to_record(run.experiment),
-        "data": {"digest": run.dataset.digest, "next_batch": step},
-    }
-    try:
-        run.checkpoints.wait()
-    except SaveError as error:
-        run.console.say(str(error))
-    try:
-        run.checkpoints.save(step, state, entry, run.program.fingerprint)
-    except SaveError as error:
-        run.console.say(str(error))
-
-
-def flush(run: Run) -> None:
-    """Hand all lines to the operating system, before a checkpoint claims their step."""
-    run.log.flush()
-    run.bits.flush()
-
-
-def restore(
-    experiment: Experiment,
-    dataset: Dataset,
-    program: Program,
-    path: epath.Path,
-    strict: bool,
-    console: Console,
-) -> TrainState:
-    """The newest whole checkpoint of this very run; those that are damaged are set aside, and told.
-
-    Raises InputError, and then changes nothing.
-    """
-    found = recover(path, program.abstract_state, program.fingerprint, strict)
-    where = path / runfiles.CHECKPOINTS
-    check_same(from_record(Experiment, found.record["config"]), experiment, str(where))
-    if found.record["data"] != {"digest": dataset.digest, "next_batch": found.step}:
-        raise InputError(f"{where} step {found.step} was made on other data")
-    if hosts.current().first:
-        for line in set_aside(path, found):
-            console.say(line)
-    return found.state
-
-
-def fresh_state(program: Program, origin: Origin | None) -> TrainState:
-    """The state of step 0, from the seed, or with weights from elsewhere."""
-    state = program.init(program.knobs)
-    if origin is None:
-        return state
-    state = dataclasses.replace(state, params=None)  # frees them before the others take their place
-    params, model_state = origin.restore(program.abstract_state)
-    return dataclasses.replace(state, params=params, model_state=model_state)
-
-
-def tell_start(
-    experiment: Experiment, start: int, origin: Origin | None, again: bool, console: Console
-) -> None:
-    """Where the state comes from, if it was not drawn from the seed by a run that is new."""
-    if again and not start:
-        console.say("begins again at step 0: it was stopped before its first checkpoint")
-    if start:
-        console.say(f"resumed from step {start} of {experiment.steps}")
-    elif origin is not None:
-        console.say(f"weights from {origin}")
-
-
-def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
+def finish(run: Run, state: TrainState) -> dict[str, Any]:
     """Final save, final evaluation, result.json, and what a reader wants to know next."""
     e, step = run.experiment, int(state.step)
     if run.checkpoints.latest() != step:
         save(run, state, step)
+    honour(run, step, run.stop.number if hosts.current().count == 1 else 0)
     validation = evaluate_and_log(run, state, step)
     flush(run)
     params = e.optimizer.evaluation_params(state.opt_state, state.params)
@@ -412,16 +312,18 @@ def finish(run: Run, state: TrainState, path: epath.Path) -> dict[str, Any]:
         "parameters": parameter_count(state.params),
         "validation": validation,
         "baselines": {e.task.headline_for(run.dataset): e.task.baselines(run.dataset)},
+        "skipped": run.skips.steps,
         "state_digest": state_digest(state, run.program.fingerprint),
         "seconds": time.monotonic() - run.begun,
         "resumed_from": run.start,
         **run.meter.record(),
         **machine(),
-        "files": runfiles.digests(path),
+        "files": runfiles.digests(run.path),
     }
-    run.checkpoints.wait()
+    with run.stop.held():
+        run.checkpoints.wait()
     if hosts.current().first:
-        runfiles.write_json(path / runfiles.RESULT, result)
+        runfiles.write_json(run.path / runfiles.RESULT, result)
     if shown:
         run.console.say("", shown, "")
     return result

@@ -1,6 +1,7 @@
 """Where numbers go: metrics.jsonl always, TensorBoard beside it, which never stops a run."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -8,7 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from etils import epath
 
 from lmjax.lines import Line, read_lines
-from lmjax.runfiles import EVENTS, METRICS, NOWHERE, write_text
+from lmjax.remote import is_remote
+from lmjax.runfiles import EVENTS, METRICS, begin_log
 
 EVENT_SECONDS = 0.25  # least time between two training steps shown to TensorBoard
 Kind = Literal["train", "validation"]
@@ -35,29 +37,32 @@ class MetricsLog:
         """
         self._say = say
         self._last = {line.entry["kind"]: line.step for line in history.lines}
+        text = "".join(f"{line.text}\n" for line in history.lines)
+        self._file = begin_log(None if directory is None else directory / METRICS, text)
         self._shown = 0.0
         self._events: Any = None  # once it has failed, too
-        if directory is None:
-            self._file = NOWHERE.open("a")
-            return
-        path = directory / METRICS
-        write_text(path, "".join(f"{line.text}\n" for line in history.lines))
-        self._file = path.open("a")
-        self._to_events(lambda: self._open_events(directory, history))
+        if directory is not None and not is_remote(directory):
+            self._to_events(lambda: self._open_events(directory, history))
 
-    def write(self, kind: Kind, step: int, metrics: dict[str, float]) -> None:
-        """One line of one step."""
+    def write(self, kind: Kind, step: int, metrics: dict[str, float], skipped: str = "") -> None:
+        """One line of one step; `skipped` = the first leaf that was not finite, if it was skipped.
+
+        What is not finite is null, as JSON has no other word for it; trace.jsonl has the number.
+        """
         if step <= self._last.get(kind, 0):
             return
         self._last[kind] = step
-        self._file.write(json.dumps({"kind": kind, "step": step, **metrics}) + "\n")
+        finite = {name: x for name, x in metrics.items() if math.isfinite(x)}
+        line = {"kind": kind, "step": step, **dict.fromkeys(metrics), **finite}
+        line |= {"skipped": skipped} if skipped else {}
+        self._file.write(json.dumps(line) + "\n")
         now = time.monotonic()
         if kind == "train" and now - self._shown < EVENT_SECONDS:
             return
         self._shown = now
 
         def show() -> None:
-            for name, value in metrics.items():
+            for name, value in finite.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
         if self._events is not None:

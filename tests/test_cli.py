@@ -306,9 +306,16 @@ def test_help_lists_fields_defaults_and_parts(capsys):
         "optimizer:{adafactor,adamw,ademamix,lion,mars,momentum,muon,muon-optax,nadamw,",
         "schedule:{constant,cosine,linear,wsd}",
         "--workdir",
+        "--strict",
+        "--on-nonfinite {stop,skip,rollback}",
     ):
         assert part in told
     assert "--optimizer.b1" not in told
+    for words in (["--strict"], []):
+        assert cli.main(["train", "char_gpt", "optimizer:muon", *words, "--help"]) == 0
+        assert capsys.readouterr().out == told
+    assert cli.main(["--help"]) == 0
+    assert "\n  --strict  " in capsys.readouterr().out
 
 
 def test_describe_prints_the_roles_table(capsys):

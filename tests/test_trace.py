@@ -37,7 +37,8 @@ def test_every_step_is_traced_once_with_its_exact_numbers(traced, tiny_mlp):
     logged = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
     logged = {x["step"]: x for x in logged if x["kind"] == "train"}
     for step in found[1:]:
-        assert step.numbers == {name: logged[step.step][name] for name in ("loss", "grad_norm")}
+        wanted = {name: logged[step.step][name].hex() for name in ("loss", "grad_norm")}
+        assert step.numbers == wanted
     dataset = tiny_mlp.load_data()
     batches = [dataset.batch(0, n, 32) for n in range(12)]
     assert [step.batch for step in found[1:]] == [batch_digests(b, 32)[0] for b in batches]
@@ -91,7 +92,10 @@ def test_a_batch_s_digest_is_zlib_s_over_what_it_holds():
 def test_a_trace_goes_on_where_its_run_does(tmp_path):
     folder = epath.Path(tmp_path)
     told = [Step(0, "", {}, {"a": "0" * 16})]
-    told += [Step(n, f"{n:08x}", {"loss": n / 3, "grad_norm": 0.1}, {}) for n in range(1, 6)]
+    exact = {"grad_norm": (0.1).hex()}
+    told += [Step(n, f"{n:08x}", {"loss": (n / 3).hex(), **exact}, {}) for n in range(1, 5)]
+    lost = {"loss": "nan", "grad_norm": "-inf"}
+    told.append(Step(5, "0" * 8, lost, {}, "grads/a"))
     whole = TraceLog(folder, [])
     for step in told:
         whole.write(step)
@@ -120,6 +124,9 @@ GOOD = {"step": 3, "batch": "0" * 8, "loss": (1.5).hex(), "grad_norm": (2.0).hex
         {"loss": 1.0},
         {"loss": "0x1p+0"},
         {"loss": "inf"},
+        {"loss": "nan", "skipped": ""},
+        {"loss": "NaN", "skipped": "grads/a"},
+        {"skipped": 1},
         {"leaves": []},
         {"leaves": {"a": "0"}},
         {"leaves": {"a": 0}},

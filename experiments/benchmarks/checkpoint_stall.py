@@ -18,7 +18,12 @@ ratio. At the end a checkpoint is read back, and must be what was saved before t
 donated it.
 
 A whole save, until it is committed, is timed beside Orbax's own in the same way: the difference is
-what the seal costs (SHA-256 and fsync of every file, fingerprints of the leaves), and the copy.
+what the seal costs (SHA-256 and fsync of every file, fingerprints of the leaves), and the copy;
+seal_cost.py tells what of it are the digests of files.
+
+A comparison of 7 pairs is 21 saves, each of 1.5 GB at 125M: on a busy machine with a minute for
+each, all three take an hour. So no pair of a comparison begins after --seconds, what is known is
+told as it becomes known, and the JSON is written after each size.
 
 Expected: a whole save takes at most 1.15 times that of Orbax alone; a stall of at most 1.25 times
 the copy and 30 ms, at 30M and at 125M parameters.
@@ -49,6 +54,7 @@ from lmjax.state import TrainState, parameter_count
 from lmjax.tasks import LanguageModel
 
 SIZES = {
+    "3M": GPT(vocab_size=4096, max_length=256, depth=3, width=192, heads=3),
     "30M": GPT(vocab_size=16384, max_length=1024, depth=7, width=512, heads=8),
     "125M": GPT(vocab_size=50257, max_length=1024, depth=12, width=768, heads=12),
 }
@@ -161,7 +167,7 @@ def check(training: Training, ours: Ours) -> None:
         raise RuntimeError("the checkpoint holds other numbers than the state that was saved")
 
 
-def measure(model: GPT, pairs: int) -> dict[str, Any]:
+def measure(model: GPT, pairs: int, seconds: float) -> dict[str, Any]:
     """The numbers of one size."""
     training = Training(model)
     with tempfile.TemporaryDirectory() as path:
@@ -176,13 +182,17 @@ def measure(model: GPT, pairs: int) -> dict[str, Any]:
 
         for warm in (our_stall, bare_stall, training.copy):
             warm()
-        beside_copy = take_turns(our_stall, training.copy, pairs)
-        beside_bare = take_turns(our_stall, bare_stall, pairs)
+        beside_copy = take_turns(our_stall, training.copy, pairs, seconds)
+        print(f"stalls beside copies: {len(beside_copy.ours)} pairs", flush=True)
+        beside_bare = take_turns(our_stall, bare_stall, pairs, seconds)
+        print(f"beside Orbax's: {len(beside_bare.ours)} pairs", flush=True)
         whole = take_turns(
             lambda: training.whole(ours.save, ours.checkpoints.wait),
             lambda: training.whole(bare.save, bare.manager.wait_until_finished),
             pairs,
+            seconds,
         )
+        print(f"whole saves: {len(whole.ours)} pairs", flush=True)
         check(training, ours)
         ours.checkpoints.close()
         bare.manager.close()
@@ -201,7 +211,7 @@ def measure(model: GPT, pairs: int) -> dict[str, Any]:
         "orbax_whole_ms": milliseconds(whole.other),
         "whole_ratio": ratios(whole.ours, whole.other),
         "whole_noise": ratios(whole.again, whole.other),
-        "pairs": pairs,
+        "pairs": [len(turns.ours) for turns in (beside_copy, beside_bare, whole)],
     }
 
 
@@ -243,6 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How long a save holds up the loop.")
     parser.add_argument("--json", help="where to write the numbers")
     parser.add_argument("--pairs", type=int, default=7, help="pairs of blocks per comparison")
+    parser.add_argument("--seconds", type=float, default=300, help="after which no pair begins")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     given = parser.parse_args()
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of each wait, which we ask for
@@ -253,10 +264,10 @@ def main() -> None:
         "sizes": {},
     }
     for name in given.sizes:
-        result = results["sizes"][name] = measure(SIZES[name], given.pairs)
+        result = results["sizes"][name] = measure(SIZES[name], given.pairs, given.seconds)
         print(tell(name, result), flush=True)
-    if given.json:
-        epath.Path(given.json).write_text(json.dumps(results, indent=1) + "\n")
+        if given.json:
+            epath.Path(given.json).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from lmjax.console import Console
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import MLP
+from lmjax.nonfinite import Skips
 from lmjax.optim import SGD, Constant
 from lmjax.parallel import Program, compile_program
 from lmjax.profile import Trace
@@ -92,9 +93,11 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
         experiment,
         dataset,
         program,
+        folder,
         Checkpoints(folder / "checkpoints", 1),
         MetricsLog(folder, read_history(folder, 0), print),
         TraceLog(folder, []),
+        Skips((), ()),
         Console(quiet=True),
         make_meter(experiment, program.abstract_state, host),
         Trace(None, folder),

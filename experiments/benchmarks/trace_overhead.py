@@ -32,13 +32,14 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.console import Console
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
+from lmjax.nonfinite import Skips
 from lmjax.optim import SGD, AdamW, Optimizer
 from lmjax.parallel import Program, compile_program
 from lmjax.profile import Trace
 from lmjax.signals import StopRequest
 from lmjax.speed import make_meter
 from lmjax.state import TrainState
-from lmjax.trace import FINGERPRINT_EVERY, Step, TraceLog, batch_digests
+from lmjax.trace import FINGERPRINT_EVERY, Step, TraceLog, batch_digests, exact
 from lmjax.writers import MetricsLog, read_history
 
 HIDDEN = (1408, 1408, 1408)
@@ -69,9 +70,11 @@ class Loop:
             experiment,
             dataset,
             self.program,
+            folder,
             Checkpoints(folder / "checkpoints", 1),
             MetricsLog(folder, read_history(folder, 0), print),
             TraceLog(folder, []),
+            Skips((), ()),
             Console(quiet=True),
             make_meter(experiment, self.program.abstract_state, host),
             Trace(None, folder),
@@ -95,7 +98,7 @@ class Loop:
 def parts(program: Program, state: TrainState, host: Batch, folder: epath.Path) -> dict[str, float]:
     """Microseconds of each thing that the trace adds, by itself: the median of 20."""
     log, size = TraceLog(folder, []), len(host["targets"])
-    numbers = {"loss": 1 / 3, "grad_norm": 2 / 3}
+    numbers = exact({"loss": 1 / 3, "grad_norm": 2 / 3})
     leaves = program.fingerprint.read(program.fingerprint(state))
     count = iter(range(10**6))
     calls: dict[str, Callable[[], Any]] = {

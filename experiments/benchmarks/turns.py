@@ -5,8 +5,10 @@ alternates. A second block of the other one beside its first gives the noise of 
 """
 
 import json
+import math
 import statistics
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,10 +23,20 @@ class Turns(NamedTuple):
     again: list[float]  # the neighbour of that
 
 
-def take_turns(ours: Callable[[], float], other: Callable[[], float], pairs: int) -> Turns:
-    """Seconds of blocks that alternate; each call runs one block and returns what it took."""
-    turns = Turns([], [], [])
+def take_turns(
+    ours: Callable[[], float],
+    other: Callable[[], float],
+    pairs: int,
+    limit: float = math.inf,
+) -> Turns:
+    """Seconds of blocks that alternate; each call runs one block and returns what it took.
+
+    Two pairs are taken however long they take; no further one begins after `limit` seconds.
+    """
+    turns, begun = Turns([], [], []), time.monotonic()
     for pair in range(pairs):
+        if pair >= 2 and time.monotonic() - begun > limit:
+            break
         seconds = [call() for call in ([ours, other, other] if pair % 2 else [other, other, ours])]
         for taken, value in zip(turns, seconds if pair % 2 else seconds[::-1], strict=True):
             taken.append(value)

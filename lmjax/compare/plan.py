@@ -187,6 +187,9 @@ def prepare_all(variants: Sequence[Variant]) -> tuple[dict[str, Dataset], dict[s
             if experiment.init_from:
                 allowed = "must be empty: a comparison begins at the fresh weights of each seed"
                 raise FieldError("init_from", experiment.init_from, allowed)
+            if experiment.on_nonfinite != "stop":
+                allowed = "must be stop in a comparison, of which a cell that diverges is a result"
+                raise FieldError("on_nonfinite", experiment.on_nonfinite, allowed)
             dataset, batch = prepare(experiment, loaded.get(experiment.data))
         except FieldError as error:
             raise InputError(f"{label}: {error}") from None
