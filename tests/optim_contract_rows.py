@@ -85,12 +85,12 @@ ROWS = [
     Row(LAMB(), copies(2), 2),
     Row(LARS(coefficient=1.0), copies(1), 1),
     Row(ADOPT(eps=0.5), copies(2), 2),  # of the same order as gradients
-    # an estimate from which a few steps show
-    Row(Prodigy(first_estimate=0.1), copies(4), 3),
+    # estimates that a few steps change
+    Row(Prodigy(first_estimate=0.1, growth=8.0), copies(4), 3),
     Row(DAdaptAdamW(first_estimate=0.1), copies(3), 3),
     Row(ScheduleFreeSGD(), copies(1), 4),
     Row(DMuon(), SIZES["stack"] + AUXILIARY, 2),
-    Row(SophiaH(refresh_every=2, gamma=0.5), copies(2), 2 + 2),  # and a key
+    Row(SophiaH(learning_rate=0.01, refresh_every=2, gamma=0.5), copies(2), 2 + 2),  # and a key
     # two copies, two of each remembered step with its weight, and the search's gradient
     Row(LBFGS(memory=2, search_steps=3), copies(2 + 2 * 2 + 1) + 2, 7),
 ]
@@ -105,9 +105,11 @@ OTHER = {
     "factored_from": 5,
     "refresh_every": 1,
     "longest_side": 5,
+    "memory": 1,
+    "search_steps": 1,
 }  # where half of the default, or .3 for 0, is not allowed or not seen
 
-LONGER = {"radam": 8, "prodigy": 8}  # steps until what there is is seen; 4 for the rest
+SEEN = {"radam": 8, "prodigy": 8, "sophia-h": 3, "lbfgs": 3}  # until all is seen; else 4
 
 REFUSED = {
     ("schedule-free-adamw", "ema_decay"): "averages too",

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from optim_contract_rows import LONGER, OTHER, PARAMS, REFUSED, ROLES, ROWS, Row
+from optim_contract_rows import OTHER, PARAMS, REFUSED, ROLES, ROWS, SEEN, Row
 
 from lmjax.errors import FieldError
 from lmjax.optim import (
@@ -180,7 +180,7 @@ def changed(optimizer: Optimizer, path: str, value: Any) -> Optimizer:
 def test_every_hyper_parameter_changes_the_trajectory(row: Row) -> None:
     """A dead one is a bug. Step by step, since nearly a hundred programs would take a minute."""
     optimizer = row.optimizer
-    few = jax.tree.map(lambda n: n[: LONGER.get(optimizer.label, 4)], noise(STEPS))
+    few = jax.tree.map(lambda n: n[: SEEN.get(optimizer.label, 4)], noise(STEPS))
 
     def end(optimizer: Optimizer) -> Any:
         with jax.disable_jit():

@@ -101,9 +101,7 @@ def correction(rule: Any, count: Any) -> Array:
     return ((1 - rule.b2 ** (count + 1)) ** 0.5) / (1 - rule.b1 ** (count + 1))
 
 
-def with_own_rate(
-    inner: optax.GradientTransformation, rate: Rate, rule: Any, roles: Roles
-) -> optax.GradientTransformation:
+def with_own_rate(inner: Any, rate: Rate, rule: Any, roles: Roles) -> optax.GradientTransformation:
     """A method of optax that estimates its rate, with decay by role, and still while all is 0."""
     decays = map_roles(lambda leaf: leaf.decays * rule.weight_decay, roles)
 
