@@ -128,10 +128,11 @@ AUXILIARY = Auxiliary(eps=TINY)
         (Lion(weight_decay=0.1), False),
         (Signum(weight_decay=0.1), False),
         (LAMB(eps=TINY), False),
-        (LARS(momentum=0.0), False),
+        (LARS(weight_decay=0.0), False),
+        (LARS(), True),  # its decay stands beside the gradient
         (Muon(auxiliary=AUXILIARY), False),
         (Muon(auxiliary=replace(AUXILIARY, eps=1e-2)), True),
-        (AdamW(eps=TINY, clip_norm=1.0), True),
+        (AdamW(eps=TINY, clip_norm=20.0), True),  # larger than the norms as they are
         (SGD(), True),
     ],
     ids=lambda x: getattr(x, "label", ""),
