@@ -30,7 +30,7 @@ settings = {
     "soap": {"longest_side": 16, "refresh_every": 1},
     "adafactor": {"factored_from": 16},
     "prodigy": {"first_estimate": 0.1},
-    "dadapt-adamw": {"first_estimate": 0.1},
+    "dadapt-adamw": {"first_estimate": 0.2},
     "sophia-h": {"refresh_every": 2},
     "lbfgs": {"memory": 2, "search_steps": 3},
 }
@@ -106,9 +106,11 @@ print(json.dumps(told))
 """
 
 
-GATHERED = {"muon": STACK, "muon-optax": STACK, "soap": STACK, "adafactor": 2 * 16}
+WHOLE = ("muon", "muon-optax", "d-muon", "soap", "prodigy", "dadapt-adamw", "lbfgs")
+GATHERED = {**dict.fromkeys(WHOLE, STACK), "adafactor": 2 * 16}
 # Largest all-gather of an update, in numbers: orthogonal and turned directions need whole matrices,
-# and all layers are gathered at once; of Adafactor only the rows' means. All others gather nothing.
+# and all layers are gathered at once; the inner products of optax's prodigy, dadapt_adamw and lbfgs
+# flatten each leaf; of Adafactor only the rows' means. All others gather nothing.
 
 LABELS = sorted(
     label for label, cls in alternatives(Optimizer).items() if cls.__module__.startswith("lmjax.")

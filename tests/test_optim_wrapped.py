@@ -1,7 +1,7 @@
 """Optimizers of optax: the two that it alone is the reference of, and where ours differ from it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +25,9 @@ from optim_paths import (
     stored,
 )
 
+from lmjax.describe import describe, to_text
 from lmjax.errors import FieldError
+from lmjax.experiment import Experiment
 from lmjax.optim import LBFGS, DAdaptAdamW, DMuon, Muon, Optimizer, Prodigy, RAdam, SophiaH
 from lmjax.roles import Leaf
 
@@ -96,12 +98,12 @@ SOPHIA = SophiaH(learning_rate=0.01, weight_decay=0.0, refresh_every=3, gamma=0.
     ("ours", "equal"),
     [
         (SOPHIA, True),
-        (replace(SOPHIA, b1=0.96), False),
-        (replace(SOPHIA, b2=0.98), False),
-        (replace(SOPHIA, gamma=0.021), False),
-        (replace(SOPHIA, threshold=0.9), False),
-        (replace(SOPHIA, refresh_every=4), False),
-        (replace(SOPHIA, eps=0.1), False),
+        (dataclasses.replace(SOPHIA, b1=0.96), False),
+        (dataclasses.replace(SOPHIA, b2=0.98), False),
+        (dataclasses.replace(SOPHIA, gamma=0.021), False),
+        (dataclasses.replace(SOPHIA, threshold=0.9), False),
+        (dataclasses.replace(SOPHIA, refresh_every=4), False),
+        (dataclasses.replace(SOPHIA, eps=0.1), False),
     ],
 )
 def test_sophia_h_is_optax_s(ours: SophiaH, equal: bool, of_optax: dict[str, Tree]) -> None:
@@ -155,6 +157,12 @@ def test_lbfgs_refuses_what_bends_the_gradient(changed: dict[str, float]) -> Non
         LBFGS(**changed).validate()
 
 
+def test_describe_tells_what_lbfgs_is_for(tiny_mlp: Experiment) -> None:
+    for optimizer, told in ((LBFGS(), True), (Muon(), False)):
+        text = to_text(describe(dataclasses.replace(tiny_mlp, optimizer=optimizer)))
+        assert ("optimizer:lbfgs: for one fixed batch, without dropout" in text) is told
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [(Prodigy(), optax.contrib.prodigy()), (DAdaptAdamW(), optax.contrib.dadapt_adamw())],
@@ -200,7 +208,7 @@ def test_optax_differs_from_the_reference_by_what_the_docstrings_say(label: str)
 
 @pytest.mark.parametrize("label", ["lamb", "lars", "d_muon"])
 def test_layers_taken_for_one_matrix_show(label: str) -> None:
-    roles = {"stacked": replace(LEAVES["stacked"], axes=("heads", "head_dim", "mlp"))}
+    roles = {"stacked": dataclasses.replace(LEAVES["stacked"], axes=("heads", "head_dim", "mlp"))}
     start, gradients = only(stored()["start"], "stacked"), stored()["gradients"]
     ours = path(build(ROWS[label].right, roles), start, gradients)
     assert distance(ours, only(stored()[label], "stacked")) > VISIBLE

@@ -9,7 +9,7 @@ From batch to batch that differ the changes are noise, and the method may go any
 as large as the data, without dropout and augmentation. Decay and clipping, which would make the
 direction another function's, are refused. Each trial of the search costs a gradient. State: two
 copies of the parameters and of each of `memory` steps two more; under FSDP the memory, which is
-stacked, lies whole on every device.
+stacked, lies whole on every device, and each leaf is gathered for optax's inner products.
 
 Equal to optax.lbfgs (google-deepmind/optax@v0.2.8), which is wrapped.
 """

@@ -13,6 +13,7 @@ Equal to the authors' prodigy_reference.py (konstmish/prodigy@3efb213). optax.co
 is wrapped, multiplies the rate by Adam's bias correction, sqrt(1 - b2^t) / (1 - b1^t), as the
 authors do when asked by use_bias_correction; by default they do not, and the rate that optax is
 given here is divided by it. Nor does optax survive gradients that are all 0: it divides 0 by 0.
+Under FSDP every device gathers each leaf for optax's inner products, which flatten it.
 """
 
 import dataclasses
