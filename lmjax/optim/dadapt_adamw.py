@@ -18,11 +18,10 @@ from typing import ClassVar
 
 import optax
 import optax.contrib
-from jaxtyping import Array, Float
 
 from lmjax.errors import check_number
 from lmjax.optim.prodigy import corrected_rate, with_own_rate
-from lmjax.optim.recipe import DECAYS, Factor, Links, Optimizer
+from lmjax.optim.recipe import DECAYS, Factor, Links, Optimizer, Scalar
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Roles
@@ -60,9 +59,7 @@ class DAdaptAdamW(Optimizer):
         check_number("eps", self.eps, above=0)
         check_number("first_estimate", self.first_estimate, above=0)
 
-    def descent(
-        self, roles: Roles, learning_rate: float | Float[Array, ""], factor: Factor
-    ) -> Links:
+    def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
         rate = corrected_rate(self, learning_rate, factor)
         inner = optax.contrib.dadapt_adamw(rate, (self.b1, self.b2), self.eps, self.first_estimate)
         return [("direction", with_own_rate(inner, rate, self, roles))]

@@ -15,10 +15,10 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lmjax.optim.adamw import AdamW
-from lmjax.optim.recipe import DECAYS, Factor, Links
+from lmjax.optim.recipe import DECAYS, Factor, Links, Scalar
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Leaf, Roles, map_roles
@@ -44,9 +44,7 @@ class LAMB(AdamW):
 
     eps: float = 1e-6  # added to the root of the second moment
 
-    def descent(
-        self, roles: Roles, learning_rate: float | Float[Array, ""], factor: Factor
-    ) -> Links:
+    def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
         direction, decay, rate = super().descent(roles, learning_rate, factor)
         return [direction, decay, ("ratio", scale_by_trust_ratio(roles)), rate]
 

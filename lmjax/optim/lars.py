@@ -15,12 +15,12 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lmjax.errors import check_number
 from lmjax.optim.lamb import norm_of_each
 from lmjax.optim.momentum import Momentum
-from lmjax.optim.recipe import DECAYS, Factor, Links
+from lmjax.optim.recipe import Factor, Links, Scalar
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Leaf, Roles, map_roles
@@ -34,7 +34,7 @@ class LARS(Momentum):
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-2, 1e2),
         "momentum": Choice((0.8, 0.9, 0.95)),
-        "weight_decay": DECAYS,
+        "weight_decay": Choice((0.0, 5e-4, 5e-3)),  # it stands beside the gradient, not the step
     }
     reference: ClassVar[Reference | None] = Reference(
         "Large batch training of convolutional networks",
@@ -56,9 +56,7 @@ class LARS(Momentum):
         scaled = scale_by_layer(roles, self.weight_decay, self.coefficient)
         return optax.chain(scaled, super().direction(roles))
 
-    def descent(
-        self, roles: Roles, learning_rate: float | Float[Array, ""], factor: Factor
-    ) -> Links:
+    def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
         direction, _, rate = super().descent(roles, learning_rate, factor)
         return [direction, rate]
 

@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from lmjax.errors import FieldError, check_integer
-from lmjax.optim.recipe import Factor, Links, Optimizer
+from lmjax.optim.recipe import Factor, Links, Optimizer, Scalar
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Roles
@@ -68,9 +67,7 @@ class LBFGS(Optimizer):
 
         return optax.GradientTransformation(init, inner.update)
 
-    def descent(
-        self, roles: Roles, learning_rate: float | Float[Array, ""], factor: Factor
-    ) -> Links:
+    def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
         direction, _, rate = super().descent(roles, learning_rate, factor)
         search = optax.scale_by_zoom_linesearch(
             max_linesearch_steps=self.search_steps, initial_guess_strategy="one"

@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lmjax.errors import check_number
-from lmjax.optim.recipe import DECAYS, Factor, Links, Optimizer
+from lmjax.optim.recipe import DECAYS, Factor, Links, Optimizer, Scalar
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Roles, map_roles
@@ -67,9 +67,7 @@ class Prodigy(Optimizer):
         for name in ("eps", "first_estimate", "growth"):
             check_number(name, getattr(self, name), above=0)
 
-    def descent(
-        self, roles: Roles, learning_rate: float | Float[Array, ""], factor: Factor
-    ) -> Links:
+    def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
         rate = corrected_rate(self, learning_rate, factor)
         inner = optax.contrib.prodigy(
             rate,
@@ -85,9 +83,7 @@ class Prodigy(Optimizer):
 Rate = Callable[[Any], Array]  # update number, from 0 -> what optax takes for the rate
 
 
-def corrected_rate(
-    rule: Any, learning_rate: float | Float[Array, ""], factor: Factor
-) -> Callable[[Any], Array]:
+def corrected_rate(rule: Any, learning_rate: Scalar, factor: Factor) -> Rate:
     """The rate, without the bias correction that optax multiplies it with, if `rule` wants none."""
 
     def rate(count: Any) -> Array:

@@ -23,7 +23,7 @@ from lmjax.roles import Leaf, Role, Roles, map_roles
 
 DECAYS = Choice((0.0, 0.01, 0.1))  # weight decays that a tuning tries, the same for every method
 Factor = Callable[[Integer[Array, ""]], Float[Array, ""]]  # update number, from 0 -> of every rate
-Scalar = float | Float[Array, ""]
+Scalar = float | Float[Array, ""]  # which may be traced
 Links = list[tuple[str, optax.GradientTransformation]]  # of a chain, with their names
 
 
