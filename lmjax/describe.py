@@ -175,7 +175,7 @@ def leaves(roles: Roles) -> list[tuple[str, Leaf]]:
 
 def to_text(d: Description) -> str:
     """For a reader."""
-    many = d.mesh.size > 1
+    many, optimizer = d.mesh.size > 1, d.experiment.optimizer
     count, unit = parameter_count(d.state.params), d.experiment.task.unit.removesuffix("s")
     shares = " x ".join(f"{name} {size}" for name, size in d.mesh.shape.items() if size > 1)
     memory = dict(d.memory)
@@ -193,6 +193,7 @@ def to_text(d: Description) -> str:
         "activations are taken as cut over batch and length alone" if many else "",
         aligned([[f"training on one {unit}", "FLOP", ""], *spent]),
         f"not counted: {', '.join(sorted(d.unseen))}" if d.unseen else "",
+        f"optimizer:{optimizer.label}: {optimizer.caution}" if optimizer.caution else "",
     ]
     return "\n\n".join(block for block in blocks if block)
 

@@ -51,7 +51,7 @@ def from_record(base: type[P], record: Any, path: str = "config") -> P:
 def _plain(kind: Any, value: Any, path: str) -> Any:
     """A JSON value as the declared type, or an error that says which was found."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, (list, tuple)):  # of JSON, or not yet it
         return tuple(_plain(args[0], item, path) for item in value)
     if origin is typing.Literal and value in args:
         return value

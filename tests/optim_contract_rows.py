@@ -6,12 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.optim import (
+    ADOPT,
+    LAMB,
+    LARS,
+    LBFGS,
     MARS,
     SGD,
     SOAP,
     Adafactor,
     AdamW,
+    Adan,
     AdEMAMix,
+    DAdaptAdamW,
+    DMuon,
     Lion,
     Momentum,
     Muon,
@@ -19,7 +26,13 @@ from lmjax.optim import (
     NAdamW,
     Nesterov,
     Optimizer,
+    Prodigy,
+    RAdam,
+    RMSProp,
     ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Signum,
+    SophiaH,
 )
 from lmjax.roles import Leaf
 
@@ -65,6 +78,21 @@ ROWS = [
     Row(SOAP(refresh_every=2), 2 * SIZES["stack"] + 2 * 2 * (4**2 + 6**2) + AUXILIARY, 3),
     Row(MARS(), 3 * (SIZES["stack"] + SIZES["table"]) + 2 * SIZES["bias"], 3),
     Row(MARS(exact=True), copies(1) + copies(2), 4),
+    Row(RAdam(), copies(2), 2),
+    Row(RMSProp(), copies(1), 1),
+    Row(Adan(), copies(4), 2),
+    Row(Signum(learning_rate=0.01), copies(1), 2),
+    Row(LAMB(), copies(2), 2),
+    Row(LARS(coefficient=1.0), copies(1), 1),
+    Row(ADOPT(eps=0.5), copies(2), 2),  # of the same order as gradients
+    # estimates that a few steps change
+    Row(Prodigy(first_estimate=0.1, growth=8.0), copies(4), 3),
+    Row(DAdaptAdamW(first_estimate=0.1), copies(3), 3),
+    Row(ScheduleFreeSGD(), copies(1), 4),
+    Row(DMuon(), SIZES["stack"] + AUXILIARY, 2),
+    Row(SophiaH(learning_rate=0.01, refresh_every=2, gamma=0.5), copies(2), 2 + 2),  # and a key
+    # two copies, two of each remembered step with its weight, and the search's gradient
+    Row(LBFGS(memory=2, search_steps=3), copies(2 + 2 * 2 + 1) + 2, 7),
 ]
 
 OTHER = {
@@ -77,9 +105,16 @@ OTHER = {
     "factored_from": 5,
     "refresh_every": 1,
     "longest_side": 5,
+    "memory": 1,
+    "search_steps": 1,
 }  # where half of the default, or .3 for 0, is not allowed or not seen
+
+SEEN = {"radam": 8, "prodigy": 8, "sophia-h": 3, "lbfgs": 3}  # until all is seen; else 4
 
 REFUSED = {
     ("schedule-free-adamw", "ema_decay"): "averages too",
+    ("schedule-free-sgd", "ema_decay"): "averages too",
+    ("lbfgs", "weight_decay"): "the loss as it is",
+    ("lbfgs", "clip_norm"): "the loss as it is",
     ("mars", "auxiliary.weight_decay"): "vectors alone",
 }  # what would change nothing, or nothing sensible

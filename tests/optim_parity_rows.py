@@ -8,12 +8,18 @@ import jax.numpy as jnp
 from optim_paths import as_stored, constant
 
 from lmjax.optim import (
+    ADOPT,
+    LAMB,
+    LARS,
     MARS,
     SGD,
     SOAP,
     Adafactor,
     AdamW,
+    Adan,
     AdEMAMix,
+    DAdaptAdamW,
+    DMuon,
     Lion,
     Momentum,
     Muon,
@@ -21,7 +27,12 @@ from lmjax.optim import (
     NAdamW,
     Nesterov,
     Optimizer,
+    Prodigy,
+    RAdam,
+    RMSProp,
     ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Signum,
 )
 from lmjax.optim.recipe import Auxiliary
 
@@ -31,7 +42,11 @@ def warm_up(count: Any) -> Any:
 
 
 def warm_up_and_fall(count: Any) -> Any:
-    return warm_up(count) * (1 - jnp.asarray(count, float) / 20)
+    return warm_up(count) * fall(count)
+
+
+def fall(count: Any) -> Any:
+    return 1 - jnp.asarray(count, float) / 20
 
 
 def times(scale: float) -> Callable[[Any, Any], Any]:
@@ -59,6 +74,18 @@ TURNED = SOAP(learning_rate=0.01, weight_decay=0.0, refresh_every=3)
 TURNED_DECAYED = replace(
     TURNED, learning_rate=0.01 * (1 - 0.01 * 0.1), weight_decay=0.1 / (1 - 0.01 * 0.1)
 )
+RECTIFIED = RAdam(**ADAMW, eps=1e-15)
+RMS = RMSProp(learning_rate=0.01)
+NESTEROV = Adan(**ADAMW)
+LAYERWISE = LAMB(**ADAMW)
+RELATIVE = LARS(learning_rate=0.05, weight_decay=0.1, coefficient=1.0)
+MODIFIED = ADOPT(**ADAMW)
+ESTIMATE: dict[str, Any] = {"weight_decay": 0.1, "first_estimate": 0.05}
+OWN = Prodigy(**ESTIMATE)
+CORRECTED = replace(OWN, bias_correction=True, growth=4.0, first_estimate=0.01)
+ADAPTED = DAdaptAdamW(**ESTIMATE)
+FREE_SGD = ScheduleFreeSGD(learning_rate=0.05, weight_decay=0.1)
+MOONLIGHT = DMuon(learning_rate=0.02, newton_schulz_dtype="float64")
 
 ROWS: dict[str, Row] = {
     "sgd": Row(SGD(learning_rate=0.05), (SGD(learning_rate=0.0501),)),
@@ -168,5 +195,101 @@ ROWS: dict[str, Row] = {
     "soap_one_side": Row(
         replace(TURNED, longest_side=5),
         (replace(TURNED, longest_side=3), replace(TURNED, longest_side=5, refresh_every=4)),
+    ),
+    "radam": Row(
+        RECTIFIED,
+        (
+            replace(RECTIFIED, b1=0.901),
+            replace(RECTIFIED, b2=0.998),
+            replace(RECTIFIED, eps=1e-2),
+            AdamW(**ADAMW, eps=1e-15),
+        ),
+    ),
+    "rmsprop": Row(RMS, (replace(RMS, decay=0.901), replace(RMS, eps=1e-4))),
+    "rmsprop_momentum": Row(
+        replace(RMS, momentum=0.9), (replace(RMS, momentum=0.901), replace(RMS, momentum=0.0))
+    ),
+    "adan": Row(
+        NESTEROV,
+        (
+            replace(NESTEROV, b1=0.981),
+            replace(NESTEROV, b2=0.921),
+            replace(NESTEROV, b3=0.991),
+            replace(NESTEROV, eps=1e-4),
+        ),
+    ),
+    "signum": Row(
+        Signum(learning_rate=0.01),
+        (Signum(learning_rate=0.01, momentum=0.8), Signum(learning_rate=0.0101)),
+    ),
+    "lamb": Row(
+        LAYERWISE,
+        (
+            replace(LAYERWISE, b1=0.901),
+            replace(LAYERWISE, b2=0.998),
+            replace(LAYERWISE, eps=1e-3),
+            replace(LAYERWISE, weight_decay=0.101),
+            AdamW(**ADAMW, eps=1e-6),
+        ),
+    ),
+    "lars": Row(
+        RELATIVE,
+        (
+            replace(RELATIVE, momentum=0.901),
+            replace(RELATIVE, weight_decay=0.101),
+            replace(RELATIVE, coefficient=1.01),
+        ),
+    ),
+    "adopt": Row(
+        MODIFIED,
+        (
+            replace(MODIFIED, b1=0.901),
+            replace(MODIFIED, b2=0.99),
+            replace(MODIFIED, eps=0.5),
+            replace(MODIFIED, clipped=False),
+        ),
+    ),
+    "prodigy": Row(
+        OWN,
+        (
+            replace(OWN, b1=0.901),
+            replace(OWN, b2=0.99),
+            replace(OWN, b3=0.99),
+            replace(OWN, eps=1e-2),
+            replace(OWN, first_estimate=0.0501),
+            replace(OWN, weight_decay=0.11),
+            replace(OWN, bias_correction=True),
+        ),
+    ),
+    "prodigy_corrected": Row(
+        CORRECTED,
+        (replace(CORRECTED, growth=4.1), replace(CORRECTED, learning_rate=0.99)),
+        factor=fall,
+    ),
+    "dadapt": Row(
+        ADAPTED,
+        (
+            replace(ADAPTED, b1=0.901),
+            replace(ADAPTED, b2=0.99),
+            replace(ADAPTED, eps=1e-2),
+            replace(ADAPTED, first_estimate=0.0501),
+            replace(ADAPTED, weight_decay=0.11),
+        ),
+    ),
+    "dadapt_corrected": Row(replace(ADAPTED, bias_correction=True), (ADAPTED,)),
+    "schedule_free_sgd": Row(
+        FREE_SGD,
+        (replace(FREE_SGD, momentum=0.901), replace(FREE_SGD, weight_decay=0.101)),
+        factor=warm_up,
+    ),
+    "d_muon": Row(
+        MOONLIGHT,
+        (
+            replace(MOONLIGHT, momentum=0.951),
+            replace(MOONLIGHT, nesterov=False),
+            replace(MOONLIGHT, rms=0.21),
+            replace(MOONLIGHT, newton_schulz_steps=6),
+            Muon(**MUON),
+        ),
     ),
 }

@@ -303,8 +303,8 @@ def test_help_lists_fields_defaults_and_parts(capsys):
     for part in (
         "--optimizer.momentum",
         "0.95",
-        "optimizer:{adafactor,adamw,ademamix,lion,mars,momentum,muon,muon-optax,nadamw,",
-        "schedule:{constant,cosine,linear,wsd}",
+        "optimizer:{adafactor,adamw,adan,ademamix,adopt,d-muon,dadapt-adamw,lamb,lars,lbfgs,",
+        "schedule:{constant,cosine,exponential,infinite-cosine,inverse-sqrt,linear,one-cycle,",
         "--workdir",
         "--strict",
         "--on-nonfinite {stop,skip,rollback}",

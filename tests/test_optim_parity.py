@@ -24,7 +24,7 @@ from optim_paths import (
     walk,
 )
 
-from lmjax.optim import AdamW, MuonOptax, Optimizer
+from lmjax.optim import LBFGS, AdamW, MuonOptax, Optimizer, SophiaH
 from lmjax.optim.soap import Sides
 from lmjax.parts import alternatives
 from lmjax.roles import Leaf
@@ -82,11 +82,13 @@ def test_a_wrong_setting_shows(label: str) -> None:
 
 
 def test_every_optimizer_is_compared_with_the_commit_that_it_names() -> None:
-    """muon-optax is compared with the optax that is installed, below."""
+    """Those that name optax are compared with the one that is installed: beside_optax, wrapped."""
     ours = {o for o in alternatives(Optimizer).values() if o.__module__.startswith("lmjax.")}
-    assert {type(row.right) for row in ROWS.values()} == ours - {MuonOptax}
+    theirs = {o for o in ours if o.reference and o.reference.repository == "google-deepmind/optax"}
+    assert theirs == {MuonOptax, SophiaH, LBFGS}
+    assert {type(row.right) for row in ROWS.values()} == ours - theirs
     sources = set(stored()["sources"][""].tolist())
-    for cls in ours - {MuonOptax}:
+    for cls in ours - theirs:
         assert cls.reference is not None
         assert f"{cls.reference.repository}@{cls.reference.commit}" in sources
 

@@ -12,7 +12,7 @@ CUT = [[2, 16, 24], [40, 16]]  # shapes of the leaves that fsdp cuts
 STACK = 2 * 16 * 24  # numbers in the stack of two layers, which fsdp cuts as it does the table
 
 CODE = """
-import json, re, sys
+import json, re, sys, types
 import jax, jax.numpy as jnp, numpy as np, optax
 from lmjax.mesh import Parallel, make_mesh, state_shardings
 from lmjax.optim import Optimizer
@@ -26,7 +26,14 @@ roles = {
     "bias": Leaf((16,), ("embed",)),
 }
 # Rounding alone decides a basis that the first gradient leaves open: SOAP turns the short side.
-settings = {"soap": {"longest_side": 16, "refresh_every": 1}, "adafactor": {"factored_from": 16}}
+settings = {
+    "soap": {"longest_side": 16, "refresh_every": 1},
+    "adafactor": {"factored_from": 16},
+    "prodigy": {"first_estimate": 0.1},
+    "dadapt-adamw": {"first_estimate": 0.2},
+    "sophia-h": {"refresh_every": 2},
+    "lbfgs": {"memory": 2, "search_steps": 3},
+}
 random = np.random.default_rng(0)
 params, *gradients = (
     {name: random.normal(size=leaf.shape).astype(np.float32) for name, leaf in roles.items()}
@@ -52,7 +59,16 @@ for label, cls in alternatives(Optimizer).items():
     transform = optimizer.build(roles, optimizer.learning_rate, lambda count: 1.0)
 
     def step(state, gradient):
-        updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+        def loss(params, oracle=None):  # whose gradient is given; each entry bends otherwise
+            parts = jax.tree.map(
+                lambda p, q, g: jnp.sum(g * (p - q) + jnp.sin(p - q) ** 2 / 8),
+                params, state.params, gradient)
+            return sum(jax.tree.leaves(parts))
+
+        oracle = types.SimpleNamespace(value_and_grad=jax.value_and_grad(loss))
+        updates, opt_state = transform.update(
+            gradient, state.opt_state, state.params,
+            value=jnp.float32(0), grad=gradient, value_fn=loss, oracle=oracle)
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), {}, opt_state)
 
     first = TrainState(jnp.int32(0), params, {}, jax.jit(transform.init)(params))
@@ -90,9 +106,11 @@ print(json.dumps(told))
 """
 
 
-GATHERED = {"muon": STACK, "muon-optax": STACK, "soap": STACK, "adafactor": 2 * 16}
+WHOLE = ("muon", "muon-optax", "d-muon", "soap", "prodigy", "dadapt-adamw", "lbfgs")
+GATHERED = {**dict.fromkeys(WHOLE, STACK), "adafactor": 2 * 16}
 # Largest all-gather of an update, in numbers: orthogonal and turned directions need whole matrices,
-# and all layers are gathered at once; of Adafactor only the rows' means. All others gather nothing.
+# and all layers are gathered at once; the inner products of optax's prodigy, dadapt_adamw and lbfgs
+# flatten each leaf; of Adafactor only the rows' means. All others gather nothing.
 
 LABELS = sorted(
     label for label, cls in alternatives(Optimizer).items() if cls.__module__.startswith("lmjax.")

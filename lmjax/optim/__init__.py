@@ -2,32 +2,69 @@
 
 from lmjax.optim.adafactor import Adafactor
 from lmjax.optim.adamw import AdamW
+from lmjax.optim.adan import Adan
 from lmjax.optim.ademamix import AdEMAMix
+from lmjax.optim.adopt import ADOPT
+from lmjax.optim.d_muon import DMuon
+from lmjax.optim.dadapt_adamw import DAdaptAdamW
+from lmjax.optim.lamb import LAMB
+from lmjax.optim.lars import LARS
+from lmjax.optim.lbfgs import LBFGS
 from lmjax.optim.lion import Lion
 from lmjax.optim.mars import MARS
 from lmjax.optim.momentum import Momentum, Nesterov
 from lmjax.optim.muon import Muon
 from lmjax.optim.muon_optax import MuonOptax
 from lmjax.optim.nadamw import NAdamW
+from lmjax.optim.prodigy import Prodigy
+from lmjax.optim.radam import RAdam
 from lmjax.optim.recipe import Optimizer
 from lmjax.optim.reference import Reference
-from lmjax.optim.schedule_free import ScheduleFreeAdamW
-from lmjax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule
+from lmjax.optim.rmsprop import RMSProp
+from lmjax.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from lmjax.optim.schedules import (
+    REX,
+    WSD,
+    Constant,
+    Cosine,
+    Exponential,
+    InfiniteCosine,
+    InverseSqrt,
+    Linear,
+    OneCycle,
+    Piecewise,
+    Polynomial,
+    Restarts,
+    Schedule,
+)
 from lmjax.optim.sgd import SGD
+from lmjax.optim.signum import Signum
 from lmjax.optim.soap import SOAP
+from lmjax.optim.sophia_h import SophiaH
 from lmjax.optim.space import Choice, LogGrid, Space, check_space
 
 __all__ = [
+    "ADOPT",
+    "LAMB",
+    "LARS",
+    "LBFGS",
     "MARS",
+    "REX",
     "SGD",
     "SOAP",
     "WSD",
     "AdEMAMix",
     "Adafactor",
     "AdamW",
+    "Adan",
     "Choice",
     "Constant",
     "Cosine",
+    "DAdaptAdamW",
+    "DMuon",
+    "Exponential",
+    "InfiniteCosine",
+    "InverseSqrt",
     "Linear",
     "Lion",
     "LogGrid",
@@ -36,10 +73,20 @@ __all__ = [
     "MuonOptax",
     "NAdamW",
     "Nesterov",
+    "OneCycle",
     "Optimizer",
+    "Piecewise",
+    "Polynomial",
+    "Prodigy",
+    "RAdam",
+    "RMSProp",
     "Reference",
+    "Restarts",
     "Schedule",
     "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "Signum",
+    "SophiaH",
     "Space",
     "check_space",
 ]

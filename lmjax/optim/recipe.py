@@ -23,6 +23,8 @@ from lmjax.roles import Leaf, Role, Roles, map_roles
 
 DECAYS = Choice((0.0, 0.01, 0.1))  # weight decays that a tuning tries, the same for every method
 Factor = Callable[[Integer[Array, ""]], Float[Array, ""]]  # update number, from 0 -> of every rate
+Scalar = float | Float[Array, ""]  # which may be traced
+Links = list[tuple[str, optax.GradientTransformation]]  # of a chain, with their names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Optimizer(Rule):
     """A rule for a whole model, with the shared head and tail of the chain."""
 
     needs_previous_batch: ClassVar[bool] = False  # the step then gets batch t - 1 too
+    caution: ClassVar[str] = ""  # what `describe` tells of where it may be used
     search_space: ClassVar[Space] = {"learning_rate": LogGrid(1e-5, 1.0)}  # what it is tuned over
     reference: ClassVar[Reference | None] = None  # None: nothing that it was compared with
 
@@ -79,7 +82,7 @@ class Optimizer(Rule):
     def build(
         self,
         roles: Roles,
-        learning_rate: float | Float[Array, ""],
+        learning_rate: Scalar,
         factor: Factor,
     ) -> optax.GradientTransformationExtraArgs:
         """The transformation for a model's parameters.
@@ -89,21 +92,30 @@ class Optimizer(Rule):
           learning_rate: stands in for `self.learning_rate`, so that it can be traced.
           factor: update number (from 0) -> factor of every rate.
         """
-        rules = map_roles(self.rule_for, roles)
-
-        def rate(rule: Rule) -> float | Float[Array, ""]:
-            return learning_rate if rule is self else rule.learning_rate
-
-        decays = map_roles(lambda leaf, rule: leaf.decays * rule.weight_decay, roles, rules)
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         return optax.named_chain(
             ("estimate", self.estimate(roles)),
             ("clip", clip),
+            *self.descent(roles, learning_rate, factor),
+            ("averaging", self.averaging(factor)),
+        )
+
+    def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
+        """From clipped gradients to the step; the arguments are those of `build`.
+
+        A method overrides it whose direction asks what the decay or the rate is.
+        """
+        rules = map_roles(self.rule_for, roles)
+
+        def rate(rule: Rule) -> Scalar:
+            return learning_rate if rule is self else rule.learning_rate
+
+        decays = map_roles(lambda leaf, rule: leaf.decays * rule.weight_decay, roles, rules)
+        return [
             ("direction", _by_rule(roles, rules)),
             ("decay", _add_decay(decays)),
             ("rate", _scale_by_rate(jax.tree.map(rate, rules, is_leaf=_is_rule), factor)),
-            ("averaging", self.averaging(factor)),
-        )
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,7 +203,7 @@ def _scale_by_rate(rates: Any, factor: Factor) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         now = factor(state.step)
 
-        def scale(rate: float | Float[Array, ""], u: Array) -> Array:
+        def scale(rate: Scalar, u: Array) -> Array:
             # Behind the barrier no compiler folds a constant rate into what comes before or
             # after, so that it gives the bits of a traced one.
             return -jax.lax.optimization_barrier(rate * now) * u

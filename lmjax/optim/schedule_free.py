@@ -1,11 +1,12 @@
-"""Schedule-free AdamW (Defazio et al., arXiv 2405.15682): an average in place of a schedule.
+"""Schedule-free AdamW and SGD (Defazio et al., arXiv 2405.15682): an average for a schedule.
 
 Gradients are taken at y, steps are made by z, and the model is evaluated at x:
     z <- z - rate(t) (g / (sqrt(v / (1 - b2^t)) + eps) + weight_decay y),   v as in Adam
     x <- (1 - c) x + c z,   c = w(t) / sum of w up to t,   w(t) = (largest rate up to t)^2
     y <- b1 x + (1 - b1) z
 The parameters are y; x is not kept, but found from y and z. Equal to the authors'
-adamw_schedulefree_reference.py (facebookresearch/schedule_free@70785b5), warm-up included.
+adamw_schedulefree_reference.py (facebookresearch/schedule_free@70785b5), warm-up included; for SGD
+z <- z - rate(t) (g + weight_decay y), and their sgd_schedulefree_reference.py.
 
 The method wants a constant schedule with a warm-up. Under one that falls, c stays what the peak
 makes it, as it does in the authors' code. optax's own wrapper counts its warm-up from 0 and so
@@ -66,8 +67,44 @@ class ScheduleFreeAdamW(Optimizer):
         return interpolate(self.b1, factor)
 
     def evaluation_params(self, opt_state: Any, params: Any) -> Any:
-        z = opt_state["averaging"].z
-        return jax.tree.map(lambda z, y: z + (y - z) / self.b1, z, params)
+        return averages(self.b1, opt_state["averaging"].z, params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleFreeSGD(Optimizer):
+    """The gradient itself, with interpolation in place of a momentum; evaluated at x."""
+
+    label: ClassVar[str] = "schedule-free-sgd"
+    search_space: ClassVar[Space] = {
+        "learning_rate": LogGrid(1e-3, 1e2),
+        "momentum": Choice((0.9, 0.95, 0.98)),
+        "weight_decay": DECAYS,
+    }
+    reference: ClassVar[Reference | None] = Reference(
+        "The road less scheduled",
+        "2405.15682",
+        "facebookresearch/schedule_free",
+        "70785b53e778d0e872c0bbb75ff4ee54ee10c291",
+        "schedulefree/sgd_schedulefree_reference.py",
+    )
+
+    learning_rate: float = 1.0  # the peak of the schedule
+    momentum: float = 0.9  # share of x in y: b1 above
+
+    def validate(self) -> None:
+        super().validate()
+        check_number("momentum", self.momentum, above=0, below=1)  # as b1
+        if self.ema_decay:
+            raise FieldError("ema_decay", self.ema_decay, f"must be 0: {self.label} averages too")
+
+    def direction(self, roles: Roles) -> optax.GradientTransformation:
+        return optax.identity()
+
+    def averaging(self, factor: Factor) -> optax.GradientTransformation:
+        return interpolate(self.momentum, factor)
+
+    def evaluation_params(self, opt_state: Any, params: Any) -> Any:
+        return averages(self.momentum, opt_state["averaging"].z, params)
 
 
 class InterpolateState(NamedTuple):
@@ -104,3 +141,8 @@ def interpolate(b1: float, factor: Factor) -> optax.GradientTransformation:
         return moved, InterpolateState(state.step + 1, largest, weights, z)
 
     return optax.GradientTransformation(init, update)
+
+
+def averages(b1: float, z: Any, y: Any) -> Any:
+    """x, of which y has the share b1."""
+    return jax.tree.map(lambda z, y: z + (y - z) / b1, z, y)

@@ -112,8 +112,8 @@ SOURCES = {
 }
 
 
-def load(checkouts: Path, source: Source) -> types.ModuleType:
-    """The module, with each of the lines in `lifted` replaced."""
+def checked(checkouts: Path, source: Source) -> str:
+    """The text of the file, with each of the lines in `lifted` replaced."""
     path = checkouts / source.repository.partition("/")[2] / source.path
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != source.sha256:
@@ -123,8 +123,13 @@ def load(checkouts: Path, source: Source) -> types.ModuleType:
         if text.count(old) != count:
             raise SystemExit(f"{path} does not hold {old!r} {count} times")
         text = text.replace(old, new)
-    module = types.ModuleType(path.stem)
-    exec(compile(text, path.name, "exec"), module.__dict__)
+    return text
+
+
+def load(checkouts: Path, source: Source) -> types.ModuleType:
+    """The module of the file."""
+    module = types.ModuleType(Path(source.path).stem)
+    exec(compile(checked(checkouts, source), Path(source.path).name, "exec"), module.__dict__)
     return module
 
 
