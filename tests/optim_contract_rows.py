@@ -18,8 +18,11 @@ from lmjax.optim import (
     MuonOptax,
     NAdamW,
     Nesterov,
+    NorMuon,
     Optimizer,
     ScheduleFreeAdamW,
+    Scion,
+    ScionLight,
 )
 from lmjax.roles import Leaf
 
@@ -47,6 +50,9 @@ def copies(count: int) -> int:
     return count * sum(SIZES.values())
 
 
+# Constrained, which is the default, parameters shrink without a gradient too.
+FREE_SCION = Scion(constrained=False, radius=1.0, head_radius=1.0)
+
 AUXILIARY = 2 * (SIZES["table"] + SIZES["bias"])  # AdamW's two moments
 ROWS = [
     Row(SGD(), 0, 1),
@@ -65,6 +71,9 @@ ROWS = [
     Row(SOAP(refresh_every=2), 2 * SIZES["stack"] + 2 * 2 * (4**2 + 6**2) + AUXILIARY, 3),
     Row(MARS(), 3 * (SIZES["stack"] + SIZES["table"]) + 2 * SIZES["bias"], 3),
     Row(MARS(exact=True), copies(1) + copies(2), 4),
+    Row(NorMuon(), SIZES["stack"] + 2 * 6 + AUXILIARY, 2),  # and a number for each neuron
+    Row(FREE_SCION, copies(1), 1),
+    Row(ScionLight(**vars(FREE_SCION)), copies(1), 1),
 ]
 
 OTHER = {
@@ -83,3 +92,8 @@ REFUSED = {
     ("schedule-free-adamw", "ema_decay"): "averages too",
     ("mars", "auxiliary.weight_decay"): "vectors alone",
 }  # what would change nothing, or nothing sensible
+
+UNSEEN = {
+    "scion": ["head_radius"],
+    "scion-light": ["head_radius"],
+}  # what shows on no leaf here: tests/test_optim_matrix.py has others

@@ -20,8 +20,11 @@ from lmjax.optim import (
     MuonOptax,
     NAdamW,
     Nesterov,
+    NorMuon,
     Optimizer,
     ScheduleFreeAdamW,
+    Scion,
+    ScionLight,
 )
 from lmjax.optim.recipe import Auxiliary
 
@@ -54,6 +57,9 @@ MUON: dict[str, Any] = {"weight_decay": 0.1, "newton_schulz_dtype": "float64"}
 FREE = ScheduleFreeAdamW(**ADAMW)
 FACTOR = Adafactor(**ADAMW, factored_from=1)
 VARIANCE = MARS(**ADAMW)
+SCION: dict[str, Any] = {"learning_rate": 0.01, "newton_schulz_dtype": "float64"}
+BALL, LIGHT = Scion(**SCION), ScionLight(**SCION)
+FREE_BALL = Scion(**SCION, constrained=False, momentum=0.5)
 TURNED = SOAP(learning_rate=0.01, weight_decay=0.0, refresh_every=3)
 # The authors decay after their step, so that their rate and decay are these (lmjax/optim/soap.py).
 TURNED_DECAYED = replace(
@@ -169,4 +175,28 @@ ROWS: dict[str, Row] = {
         replace(TURNED, longest_side=5),
         (replace(TURNED, longest_side=3), replace(TURNED, longest_side=5, refresh_every=4)),
     ),
+    "normuon": Row(
+        NorMuon(**MUON),
+        (
+            NorMuon(**MUON, b2=0.951),
+            NorMuon(**MUON, momentum=0.951),
+            NorMuon(**MUON, nesterov=False),
+            NorMuon(**MUON, newton_schulz_steps=6),
+            NorMuon(**MUON, auxiliary=Auxiliary(b2=0.99)),
+            Muon(**MUON),
+        ),
+    ),
+    "scion": Row(
+        BALL,
+        (
+            replace(BALL, momentum=0.11),
+            replace(BALL, radius=3.01),
+            replace(BALL, vector_radius=1.01),
+            replace(BALL, constrained=False),
+            replace(BALL, newton_schulz_steps=6),
+        ),
+    ),
+    "scion_free": Row(FREE_BALL, (replace(FREE_BALL, momentum=0.51), BALL)),
+    "scion_light": Row(LIGHT, (replace(LIGHT, momentum=0.11), replace(LIGHT, radius=3.01))),
+    "scion_light_small": Row(LIGHT, (BALL,), gradient=times(1e-7), wrong_gradient=times(1e-6)),
 }

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from optim_contract_rows import OTHER, PARAMS, REFUSED, ROLES, ROWS, Row
+from optim_contract_rows import OTHER, PARAMS, REFUSED, ROLES, ROWS, UNSEEN, Row
 
 from lmjax.errors import FieldError
 from lmjax.optim import (
@@ -187,7 +187,7 @@ def test_every_hyper_parameter_changes_the_trajectory(row: Row) -> None:
         validate(other)
         if same(end(other), as_it_is):
             dead.append(path)
-    assert dead == []
+    assert dead == UNSEEN.get(optimizer.label, [])
 
 
 def test_schedule_free_moves_at_the_first_step_of_a_warm_up() -> None:

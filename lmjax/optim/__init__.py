@@ -9,10 +9,12 @@ from lmjax.optim.momentum import Momentum, Nesterov
 from lmjax.optim.muon import Muon
 from lmjax.optim.muon_optax import MuonOptax
 from lmjax.optim.nadamw import NAdamW
+from lmjax.optim.normuon import NorMuon
 from lmjax.optim.recipe import Optimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.schedule_free import ScheduleFreeAdamW
 from lmjax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule
+from lmjax.optim.scion import Scion, ScionLight
 from lmjax.optim.sgd import SGD
 from lmjax.optim.soap import SOAP
 from lmjax.optim.space import Choice, LogGrid, Space, check_space
@@ -36,10 +38,13 @@ __all__ = [
     "MuonOptax",
     "NAdamW",
     "Nesterov",
+    "NorMuon",
     "Optimizer",
     "Reference",
     "Schedule",
     "ScheduleFreeAdamW",
+    "Scion",
+    "ScionLight",
     "Space",
     "check_space",
 ]

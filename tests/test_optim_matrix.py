@@ -1,0 +1,120 @@
+"""What matrix methods keep and what they do not: scales by kind of layer, rotations, sizes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from optim_parity_rows import BALL, MUON
+from optim_paths import LEAVES, TOLERANCE, VISIBLE, build, distance, only, path, stored
+
+from lmjax.errors import FieldError
+from lmjax.optim import Muon, NorMuon, Optimizer, Scion
+from lmjax.parts import validate
+from lmjax.roles import Leaf
+
+KERNEL = Leaf((3, 3, 2, 4), ("height", "width", "conv_in", "conv_out"))
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("axes", "equal"),
+    [
+        ({"up": ("embed", "vocab"), "down": ("vocab", "embed")}, True),
+        ({"up": ("embed", "mlp"), "down": ("vocab", "embed")}, False),
+        ({"up": ("embed", "vocab"), "down": ("mlp", "embed")}, False),
+    ],
+)
+def test_scion_of_a_head_and_an_embedding(axes: dict[str, tuple[str, str]], equal: bool) -> None:
+    roles = {name: replace(LEAVES[name], axes=names) for name, names in axes.items()}
+    start = only(stored()["start"], *roles)
+    ours = path(build(BALL, roles), start, stored()["gradients"])
+    assert (distance(ours, stored()["scion_roles"]) < TOLERANCE) is equal
+
+
+@pytest.mark.parametrize("radius", ["head_radius", "embedding_radius"])
+def test_another_radius_of_scion_shows(radius: str) -> None:
+    roles = {
+        name: replace(LEAVES[name], axes=names)
+        for name, names in {"up": ("embed", "vocab"), "down": ("vocab", "embed")}.items()
+    }
+    other = replace(BALL, **{radius: 1.01 * getattr(BALL, radius)})
+    ours = path(build(other, roles), only(stored()["start"], *roles), stored()["gradients"])
+    assert distance(ours, stored()["scion_roles"]) > VISIBLE
+
+
+@pytest.mark.parametrize("windowed", [True, False])
+def test_scion_of_a_convolution(windowed: bool) -> None:
+    """Its scale is of channels; when not `windowed`, the window is taken for more channels."""
+    leaf = KERNEL if windowed else Leaf((3, 6, 4), ("heads", "head_dim", "mlp"))
+
+    def laid(x: np.ndarray) -> np.ndarray:
+        return x.reshape(*x.shape[:-4], *leaf.shape)
+
+    kernels = {stem: stored()[stem]["kernel"] for stem in ("conv_start", "conv_gradients")}
+    start, gradients = ({"kernel": laid(x)} for x in kernels.values())
+    ours = path(build(BALL, {"kernel": leaf}), start, gradients)
+    far = distance(ours, {"kernel": laid(stored()["scion_conv"]["kernel"])})
+    assert (far < TOLERANCE) is windowed
+
+
+def test_scion_constrained_refuses_a_decay_and_stays_in_its_ball() -> None:
+    with pytest.raises(FieldError, match="must be 0 while constrained"):
+        validate(Scion(weight_decay=0.1))
+    validate(Scion(weight_decay=0.1, constrained=False))
+    for constrained in (True, False):
+        optimizer = replace(BALL, learning_rate=0.3, radius=0.1, constrained=constrained)
+        start = only(stored()["start"], "square")
+        # One direction throughout, so that an unconstrained path leaves the ball.
+        gradients = {"square": np.repeat(stored()["gradients"]["square"][:1], 20, axis=0)}
+        end = path(build(optimizer, only(LEAVES, "square")), start, gradients)["square"][-1]
+        largest = float(np.linalg.norm(end, 2))
+        assert (largest < 1.3 * 0.1 + 0.01) is constrained
+
+
+PLAIN: dict[str, Any] = {**MUON, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "inputs", "outputs"),
+    [
+        (Muon(**PLAIN), True, True),
+        (NorMuon(**PLAIN), True, False),  # a neuron is an output, and rotated it is another
+        (replace(BALL, constrained=False), True, True),
+    ],
+    ids=lambda value: getattr(value, "label", None),
+)
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_steps_turn_with_gradients(
+    optimizer: Optimizer, inputs: bool, outputs: bool, side: str
+) -> None:
+    """Gradients U g V' give steps U s V', whatever the bases that parameters are written in."""
+    q = np.linalg.qr(np.random.default_rng(7).normal(size=(5, 5)))[0]
+    left, right = (q, np.eye(5)) if side == "inputs" else (np.eye(5), q)
+    start, gradients = {"square": np.zeros((5, 5))}, only(stored()["gradients"], "square")
+    transformation = build(optimizer, only(LEAVES, "square"))
+    plain = path(transformation, start, gradients)["square"]
+    turned = path(transformation, start, {"square": left @ gradients["square"] @ right.T})
+    far = float(np.abs(turned["square"] - left @ plain @ right.T).max())
+    if inputs if side == "inputs" else outputs:
+        assert far < 1e-9
+    else:
+        assert far > 1e-3
+
+
+@pytest.mark.parametrize(("optimizer", "equal"), [(NorMuon(**PLAIN), True), (Muon(**PLAIN), False)])
+def test_normuon_s_neurons_step_equally_far_at_first(optimizer: Optimizer, equal: bool) -> None:
+    """And as far together as Muon's."""
+    start, gradients = {"square": np.zeros((5, 5))}, only(stored()["gradients"], "square")
+    first = path(build(optimizer, only(LEAVES, "square")), start, gradients)["square"][0]
+    muon = path(build(Muon(**PLAIN), only(LEAVES, "square")), start, gradients)["square"][0]
+    sizes = np.linalg.norm(first, axis=0)
+    assert bool(sizes.max() / sizes.min() < 1 + 1e-6) is equal
+    assert np.isclose(np.linalg.norm(first), np.linalg.norm(muon), rtol=1e-6)
