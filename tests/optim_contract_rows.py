@@ -12,6 +12,8 @@ from lmjax.optim import (
     Adafactor,
     AdamW,
     AdEMAMix,
+    Dion2,
+    Kron,
     Lion,
     Momentum,
     Muon,
@@ -23,6 +25,7 @@ from lmjax.optim import (
     ScheduleFreeAdamW,
     Scion,
     ScionLight,
+    Shampoo,
 )
 from lmjax.roles import Leaf
 
@@ -53,6 +56,9 @@ def copies(count: int) -> int:
 # Constrained, which is the default, parameters shrink without a gradient too.
 FREE_SCION = Scion(constrained=False, radius=1.0, head_radius=1.0)
 
+# Factors are updated at step 1 and not again within four steps, unless a setting changes.
+SELDOM = Kron(min_probability=0.2, probability_decay=1.0, flat_steps=1)
+
 AUXILIARY = 2 * (SIZES["table"] + SIZES["bias"])  # AdamW's two moments
 ROWS = [
     Row(SGD(), 0, 1),
@@ -74,6 +80,11 @@ ROWS = [
     Row(NorMuon(), SIZES["stack"] + 2 * 6 + AUXILIARY, 2),  # and a number for each neuron
     Row(FREE_SCION, copies(1), 1),
     Row(ScionLight(**vars(FREE_SCION)), copies(1), 1),
+    Row(Dion2(fraction=0.5), SIZES["stack"] + AUXILIARY, 2),
+    # a moment and two factors for each matrix, and a key
+    Row(SELDOM, SIZES["stack"] + 2 * (4**2 + 6**2) + 2 + AUXILIARY, 4),
+    # two moments, then two factors and two roots for each matrix
+    Row(Shampoo(refresh_every=2), 2 * SIZES["stack"] + 2 * 2 * (4**2 + 6**2) + AUXILIARY, 3),
 ]
 
 OTHER = {
@@ -86,6 +97,11 @@ OTHER = {
     "factored_from": 5,
     "refresh_every": 1,
     "longest_side": 5,
+    "min_probability": 0.5,
+    "probability_decay": 0.1,
+    "flat_steps": 3,
+    "grafting": "sgd",
+    "grafting_eps": 1e-2,
 }  # where half of the default, or .3 for 0, is not allowed or not seen
 
 REFUSED = {

@@ -1,17 +1,30 @@
 """What matrix methods keep and what they do not: scales by kind of layer, rotations, sizes."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from optim_parity_rows import BALL, MUON
-from optim_paths import LEAVES, TOLERANCE, VISIBLE, build, distance, only, path, stored
+from optim_parity_rows import BALL, LEARNED, MUON, PART, UNGRAFTED, WHITE
+from optim_paths import (
+    LEAVES,
+    TOLERANCE,
+    VISIBLE,
+    build,
+    distance,
+    only,
+    path,
+    quickly,
+    stored,
+    walk,
+)
 
 from lmjax.errors import FieldError
-from lmjax.optim import Muon, NorMuon, Optimizer, Scion
+from lmjax.optim import Kron, Muon, NorMuon, Optimizer, Scion, Shampoo
 from lmjax.parts import validate
 from lmjax.roles import Leaf
 
@@ -80,6 +93,7 @@ def test_scion_constrained_refuses_a_decay_and_stays_in_its_ball() -> None:
 
 
 PLAIN: dict[str, Any] = {**MUON, "weight_decay": 0.0}
+WHITE_ONCE = Shampoo(b1=0.0, b2=0.0, refresh_every=1, grafting="none")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +102,11 @@ PLAIN: dict[str, Any] = {**MUON, "weight_decay": 0.0}
         (Muon(**PLAIN), True, True),
         (NorMuon(**PLAIN), True, False),  # a neuron is an output, and rotated it is another
         (replace(BALL, constrained=False), True, True),
+        (replace(LEARNED, weight_decay=0.0), False, False),  # triangles, and noise, know the basis
+        (replace(UNGRAFTED, weight_decay=0.0), True, True),
+        (replace(WHITE, weight_decay=0.0), False, False),  # Adam's size knows the basis
+        (replace(PART, weight_decay=0.0), False, False),  # so does the choice of a part,
+        (replace(PART, weight_decay=0.0, fraction=1.0), True, True),  # but not of all
     ],
     ids=lambda value: getattr(value, "label", None),
 )
@@ -118,3 +137,65 @@ def test_normuon_s_neurons_step_equally_far_at_first(optimizer: Optimizer, equal
     sizes = np.linalg.norm(first, axis=0)
     assert bool(sizes.max() / sizes.min() < 1 + 1e-6) is equal
     assert np.isclose(np.linalg.norm(first), np.linalg.norm(muon), rtol=1e-6)
+
+
+def first_direction(optimizer: Optimizer, name: str, gradient: np.ndarray) -> np.ndarray:
+    """Of the first step from zero."""
+    transformation = build(replace(optimizer, learning_rate=1.0), only(LEAVES, name))
+    first = path(transformation, {name: np.zeros_like(gradient)}, {name: gradient[None]})
+    return -np.asarray(first[name][0])
+
+
+@pytest.mark.parametrize("name", ["up", "down", "square", "stacked"])
+def test_shampoo_of_one_gradient_is_its_polar_factor(name: str) -> None:
+    """U V' of g = U S V', to which five steps of Newton-Schulz come no nearer than a hundredth.
+
+    Rounding counts as the square of the condition, so the gradient of the least is taken.
+    """
+    gradient = min(stored()["gradients"][name], key=lambda g: np.max(np.linalg.cond(g)))
+    u, _, v = np.linalg.svd(gradient, full_matrices=False)
+
+    def far(optimizer: Optimizer) -> float:
+        return float(np.abs(first_direction(optimizer, name, gradient) - u @ v).max())
+
+    assert far(WHITE_ONCE) < 1e-12
+    assert far(replace(WHITE_ONCE, power=0.251)) > 1e-4
+    assert far(replace(WHITE_ONCE, refresh_every=2)) > 0.1  # the gradient itself
+    assert far(Muon(**PLAIN, nesterov=False)) > 0.01
+
+
+@pytest.mark.parametrize(("fraction", "rows"), [(0.25, 1), (0.26, 2), (1.0, 4)])
+def test_dion2_moves_the_largest_rows_and_forgets_part_of_them(fraction: float, rows: int) -> None:
+    optimizer = replace(PART, weight_decay=0.0, fraction=fraction, ef_decay=0.5)
+    gradient = stored()["gradients"]["up"][0]
+    largest = np.argsort(-np.abs(gradient).sum(axis=1))[:rows]
+    moved = first_direction(optimizer, "up", gradient)
+    assert sorted(np.flatnonzero(np.abs(moved).sum(axis=1))) == sorted(largest)
+    values = np.linalg.svd(moved[largest], compute_uv=False) / (7 / 4) ** 0.5
+    assert np.all(np.abs(values - 1) < 0.15)  # as near as five quintics come
+    transformation = build(optimizer, only(LEAVES, "up"))
+    first = {"up": jnp.asarray(gradient)}
+    start = jax.tree.map(jnp.zeros_like, first)
+    _, state = transformation.update(first, transformation.init(start), start)
+    left = np.where(np.isin(np.arange(4), largest)[:, None], 0.5 * gradient, gradient)
+    assert np.allclose(state["direction"].momentum["up"], left, rtol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_kron_balances_its_factors_when_the_authors_do(offset: int) -> None:
+    """Begun ten steps before their key says so; a step off, it does so at another time."""
+    roles = only(LEAVES, *stored()["kron_balanced"])
+    start, gradients = only(stored()["start"], *roles), only(stored()["gradients"], *roles)
+    transformation = build(LEARNED, roles)
+    state = transformation.init(jax.tree.map(jnp.asarray, start))
+    step = jnp.asarray(stored()["kron_from"]["step"][0] + offset)
+    moved = state["direction"]._replace(step=step)
+    from_there = functools.partial(walk, transformation)
+    ours = quickly(from_there)(start, gradients, state={**state, "direction": moved})
+    assert (distance(ours, stored()["kron_balanced"]) < TOLERANCE) is (offset == 0)
+
+
+def test_kron_refuses_a_least_probability_above_the_largest() -> None:
+    with pytest.raises(FieldError, match="must be at most max_probability"):
+        validate(Kron(max_probability=0.5, min_probability=0.6))
+    validate(Kron(max_probability=0.5, min_probability=0.5))

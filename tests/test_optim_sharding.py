@@ -25,8 +25,10 @@ roles = {
     "table": Leaf((40, 16), ("vocab", "embed")),
     "bias": Leaf((16,), ("embed",)),
 }
-# Rounding alone decides a basis that the first gradient leaves open: SOAP turns the short side.
-settings = {"soap": {"longest_side": 16, "refresh_every": 1}, "adafactor": {"factored_from": 16}}
+# Rounding alone decides a basis that the first gradient leaves open: SOAP turns the short side, and
+# Shampoo, whose roots make as much of it, whitens that alone.
+short = {"longest_side": 16, "refresh_every": 1}
+settings = {"soap": short, "shampoo": short, "adafactor": {"factored_from": 16}}
 random = np.random.default_rng(0)
 params, *gradients = (
     {name: random.normal(size=leaf.shape).astype(np.float32) for name, leaf in roles.items()}
@@ -90,7 +92,11 @@ print(json.dumps(told))
 """
 
 
-GATHERED = {"muon": STACK, "muon-optax": STACK, "soap": STACK, "adafactor": 2 * 16}
+GATHERED = {
+    **dict.fromkeys(("muon", "muon-optax", "normuon", "scion", "scion-light", "dion2"), STACK),
+    **dict.fromkeys(("soap", "shampoo", "kron"), STACK),
+    "adafactor": 2 * 16,
+}
 # Largest all-gather of an update, in numbers: orthogonal and turned directions need whole matrices,
 # and all layers are gathered at once; of Adafactor only the rows' means. All others gather nothing.
 

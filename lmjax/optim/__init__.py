@@ -3,6 +3,8 @@
 from lmjax.optim.adafactor import Adafactor
 from lmjax.optim.adamw import AdamW
 from lmjax.optim.ademamix import AdEMAMix
+from lmjax.optim.dion2 import Dion2
+from lmjax.optim.kron import Kron
 from lmjax.optim.lion import Lion
 from lmjax.optim.mars import MARS
 from lmjax.optim.momentum import Momentum, Nesterov
@@ -16,6 +18,7 @@ from lmjax.optim.schedule_free import ScheduleFreeAdamW
 from lmjax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule
 from lmjax.optim.scion import Scion, ScionLight
 from lmjax.optim.sgd import SGD
+from lmjax.optim.shampoo import Shampoo
 from lmjax.optim.soap import SOAP
 from lmjax.optim.space import Choice, LogGrid, Space, check_space
 
@@ -30,6 +33,8 @@ __all__ = [
     "Choice",
     "Constant",
     "Cosine",
+    "Dion2",
+    "Kron",
     "Linear",
     "Lion",
     "LogGrid",
@@ -45,6 +50,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "Scion",
     "ScionLight",
+    "Shampoo",
     "Space",
     "check_space",
 ]

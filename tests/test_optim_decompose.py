@@ -1,4 +1,4 @@
-"""SOAP's decompositions, which a CPU must not be given in stacks (lmjax/optim/soap.py)."""
+"""Decompositions, which a CPU must not be given in stacks (lmjax/optim/decompose.py)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from lmjax.optim.soap import eigenvectors_of, one_by_one, orthogonal_of
+from lmjax.optim.decompose import eigen_of, one_by_one, orthogonal_of
 
 DECOMPOSITIONS = {"eigh", "geqrf", "householder_product", "qr"}
 
@@ -23,7 +23,7 @@ def ranks(jaxpr: Any) -> Iterator[int]:
             yield from ranks(inside)
 
 
-@pytest.mark.parametrize("function", [eigenvectors_of, orthogonal_of])
+@pytest.mark.parametrize("function", [eigen_of, orthogonal_of])
 @pytest.mark.parametrize("stack", [(), (3,), (2, 3)])
 def test_decompositions_are_of_one_matrix_each_also_in_lanes(function, stack):
     x = jnp.zeros((*stack, 4, 4))
