@@ -249,15 +249,7 @@ ROWS: dict[str, Row] = {
         replace(WHITE, longest_side=5), (replace(WHITE, longest_side=3), WHITE)
     ),
     "kron": Row(
-        LEARNED,
-        (
-            replace(LEARNED, b1=0.901),
-            replace(LEARNED, factor_rate=0.101),
-            replace(LEARNED, factors_from_momentum=False),
-            replace(LEARNED, max_probability=0.9),
-            replace(LEARNED, longest_side=5),
-            replace(LEARNED, weight_decay=0.101),
-        ),
+        LEARNED, (replace(LEARNED, b1=0.901), replace(LEARNED, factors_from_momentum=False))
     ),
     "kron_gradients": Row(
         FROM_GRADIENTS,
@@ -265,14 +257,7 @@ ROWS: dict[str, Row] = {
     ),
     "kron_rarely": Row(
         RARELY,
-        (
-            replace(RARELY, max_probability=1.0),
-            replace(RARELY, min_probability=0.1),
-            replace(RARELY, probability_decay=0.1),
-            replace(RARELY, flat_steps=6),
-        ),
+        (replace(RARELY, min_probability=0.1), replace(RARELY, probability_decay=0.1)),
     ),
-    "kron_one_side": Row(
-        replace(LEARNED, longest_side=5), (replace(LEARNED, longest_side=4), LEARNED)
-    ),
+    "kron_one_side": Row(replace(LEARNED, longest_side=5), (replace(LEARNED, longest_side=4),)),
 }

@@ -3,11 +3,11 @@
 For each matrix, with L and R the averages of g g' and g' g (sums, with b2 = 1):
     m <- b1 m + (1 - b1) g,   u = m / (1 - b1^t)
     L <- b2 L + (1 - b2) g g',   R likewise
-    every f-th step:   PL = (L / (1 - b2^t))^(-power),   PR likewise, power being 1/4
+    every f-th step:   PL = (L / (1 - b2^t) + eps)^(-power),   PR likewise, power being 1/4
     direction = PL u PR
-Roots are of eigenvalues; where the least is below eps, all are raised until it is eps. With
-`grafting` the direction is given the Frobenius norm of another method's for the same matrix, and
-until the first f-th step is that method's:
+Roots are of eigenvalues; where rounding leaves the least below eps, all are raised until it is eps.
+With `grafting` the direction is given the Frobenius norm of another method's for the same matrix,
+and until the first f-th step is that method's:
     adam   u / (sqrt(v / (1 - b2^t)) + grafting_eps),   v <- b2 v + (1 - b2) g^2
     sgd    u
 With b1 = b2 = 0 and no grafting PL u PR is U V' of g = U S V': Muon's with an exact
@@ -65,7 +65,7 @@ class Shampoo(MatrixOptimizer):
     b1: float = 0.9  # decay of the first moment
     b2: float = 0.999  # decay of L, R and v; 1 adds them up
     power: float = 0.25  # of the inverse of each factor
-    eps: float = 1e-12  # least eigenvalue of a factor
+    eps: float = 1e-12  # added to the eigenvalues of both factors
     grafting: Grafting = "adam"  # whose size a direction has
     grafting_eps: float = 1e-8  # added to the root of Adam's second moment
     refresh_every: int = 10  # steps between two roots
@@ -155,8 +155,9 @@ def scale_by_shampoo(roles: Roles, has: Shampoo) -> optax.GradientTransformation
 
 
 def inverse_root(x: Float[Array, "*s n n"], power: float, eps: float) -> Float[Array, "*s n n"]:
-    """x^(-power) of symmetric matrices, raised where their least eigenvalue is below eps."""
-    values, vectors = one_by_one(eigen_of, x)
+    """(x + eps)^(-power) of symmetric matrices, whose eigenvalues are made eps at least."""
+    ridge = eps * jnp.eye(x.shape[-1], dtype=x.dtype)
+    values, vectors = one_by_one(eigen_of, x + jnp.broadcast_to(ridge, x.shape))
     least = values[..., :1]
     values = jnp.where(least < eps, (values - least) + eps, values)
     return product(vectors * (values**-power)[..., None, :], transposed(vectors))
