@@ -69,9 +69,15 @@ WHITE = Shampoo(learning_rate=2**-6, weight_decay=0.1, b2=0.99, refresh_every=3)
 SUMMED = replace(WHITE, b2=1.0, refresh_every=1, grafting="sgd")
 UNGRAFTED = replace(WHITE, b1=0.0, b2=0.9, power=0.2, eps=1e-3, refresh_every=2, grafting="none")
 LEARNED = Kron(learning_rate=0.01, weight_decay=0.1)
-FROM_GRADIENTS = replace(LEARNED, factors_from_momentum=False, factor_scale=0.5, factor_rate=0.2)
 RARELY = replace(
-    LEARNED, max_probability=0.9, min_probability=0.3, probability_decay=0.2, flat_steps=4
+    LEARNED,
+    factors_from_momentum=False,
+    factor_scale=0.5,
+    factor_rate=0.2,
+    max_probability=0.9,
+    min_probability=0.3,
+    probability_decay=0.2,
+    flat_steps=4,
 )
 TURNED = SOAP(learning_rate=0.01, weight_decay=0.0, refresh_every=3)
 # The authors decay after their step, so that their rate and decay are these (lmjax/optim/soap.py).
@@ -248,16 +254,9 @@ ROWS: dict[str, Row] = {
     "shampoo_one_side": Row(
         replace(WHITE, longest_side=5), (replace(WHITE, longest_side=3), WHITE)
     ),
-    "kron": Row(
-        LEARNED, (replace(LEARNED, b1=0.901), replace(LEARNED, factors_from_momentum=False))
-    ),
-    "kron_gradients": Row(
-        FROM_GRADIENTS,
-        (replace(FROM_GRADIENTS, factor_scale=0.51), replace(FROM_GRADIENTS, factor_rate=0.21)),
-    ),
-    "kron_rarely": Row(
-        RARELY,
-        (replace(RARELY, min_probability=0.1), replace(RARELY, probability_decay=0.1)),
+    "kron": Row(LEARNED, (replace(LEARNED, b1=0.901),)),
+    "kron_other": Row(
+        RARELY, (replace(RARELY, factors_from_momentum=True), replace(RARELY, min_probability=0.1))
     ),
     "kron_one_side": Row(replace(LEARNED, longest_side=5), (replace(LEARNED, longest_side=4),)),
 }

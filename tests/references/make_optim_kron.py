@@ -12,8 +12,7 @@ Every cast to a narrower type is lifted: in _balance_Q the norms are float64, no
 damping is the root of float32's epsilon is left as it is. The import of optax._src.clipping, which
 optax no longer has and the file does not use, is left out. Settings:
     kron           the defaults, with a rate and a decay
-    kron_gradients factors from gradients, of another scale and rate
-    kron_rarely    factors that are updated at fewer and fewer steps
+    kron_other     factors from gradients, of another scale and rate, at fewer and fewer steps
     kron_one_side  diagonal factors for sides longer than 5
     kron_balanced  begun at the step that `kron_from` holds, so that factors are balanced, as one of
                    a hundred updates does, within the 20 steps
@@ -122,18 +121,16 @@ def main() -> None:
     begin = first_balance() - 10
     paths = {
         "kron": trajectory(module.kron(**usual), start, gradients),
-        "kron_gradients": trajectory(
+        "kron_other": trajectory(
             module.kron(
                 **usual,
                 momentum_into_precond_update=False,
                 preconditioner_init_scale=0.5,
                 preconditioner_lr=0.2,
+                preconditioner_update_probability=rarely,
             ),
             start,
             gradients,
-        ),
-        "kron_rarely": trajectory(
-            module.kron(**usual, preconditioner_update_probability=rarely), start, gradients
         ),
         "kron_one_side": trajectory(module.kron(**usual, max_size_triangular=5), start, gradients),
         "kron_balanced": trajectory(module.kron(**usual), start, gradients, begin),
