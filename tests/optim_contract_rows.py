@@ -56,8 +56,8 @@ def copies(count: int) -> int:
 # Constrained, which is the default, parameters shrink without a gradient too.
 FREE_SCION = Scion(constrained=False, radius=1.0, head_radius=1.0)
 
-# Factors are updated at step 1 and not again within four steps, unless a setting changes.
-SELDOM = Kron(min_probability=0.2, probability_decay=1.0, flat_steps=1)
+# Factors are updated at steps 1 and 2 and not again within four, unless a setting changes.
+SELDOM = Kron(min_probability=0.2, probability_decay=1.0, flat_steps=2)
 
 AUXILIARY = 2 * (SIZES["table"] + SIZES["bias"])  # AdamW's two moments
 ROWS = [

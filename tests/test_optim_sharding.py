@@ -93,12 +93,16 @@ print(json.dumps(told))
 
 
 GATHERED = {
-    **dict.fromkeys(("muon", "muon-optax", "normuon", "scion", "scion-light", "dion2"), STACK),
-    **dict.fromkeys(("soap", "shampoo", "kron"), STACK),
+    **dict.fromkeys(("muon", "muon-optax", "normuon", "scion", "scion-light"), STACK),
+    **dict.fromkeys(("soap", "shampoo"), STACK),
     "adafactor": 2 * 16,
+    "dion2": 2 * 16,
+    "kron": 2 * 16 * 16,
 }
 # Largest all-gather of an update, in numbers: orthogonal and turned directions need whole matrices,
-# and all layers are gathered at once; of Adafactor only the rows' means. All others gather nothing.
+# and all layers are gathered at once; of Adafactor only the rows' means, of Dion2 only the rows'
+# norms, by which it chooses, of Kron what the factors of one side are made of. All others gather
+# nothing.
 
 LABELS = sorted(
     label for label, cls in alternatives(Optimizer).items() if cls.__module__.startswith("lmjax.")
