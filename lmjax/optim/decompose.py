@@ -1,4 +1,4 @@
-"""Decompositions of stacks of matrices, one matrix at a time.
+"""Decompositions and solutions of stacks of matrices, one matrix at a time.
 
 On a CPU jaxlib cuts a stack into tasks for the threads that XLA computes with, and a thread waits
 for them. Two stacks at once on two threads would wait for ever: they did.
@@ -25,11 +25,14 @@ def orthogonal_of(x: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.linalg.qr(x)[0]
 
 
-def one_by_one(function: Callable[..., Any], x: Float[Array, "*s i j"], *others: Array) -> Any:
-    """The function of each matrix of a stack (and of `others`, stacked alike), one after another.
+@jax.custom_batching.sequential_vmap
+def divided_by_triangle(x: Float[Array, "a b"], q: Float[Array, "b b"]) -> Float[Array, "a b"]:
+    """x q^-1 of one upper triangular q."""
+    return jax.lax.linalg.triangular_solve(q, x, left_side=False, lower=False)
 
-    The function is one of those above, or another that `sequential_vmap` makes a loop of.
-    """
+
+def one_by_one(function: Callable[[Array], Any], x: Float[Array, "*s n n"]) -> Any:
+    """The function, one of those above, of each matrix of a stack, one after another."""
     for _ in range(x.ndim - 2):
         function = jax.vmap(function)  # which becomes a loop
-    return function(x, *others)
+    return function(x)

@@ -33,6 +33,7 @@ import optax
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, UInt32
 
 from lmjax.errors import FieldError, check_integer, check_number
+from lmjax.optim.decompose import divided_by_triangle
 from lmjax.optim.recipe import AUXILIARY_SPACE, DECAYS, MatrixOptimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.sides import product, transposed
@@ -255,13 +256,7 @@ def preconditioned(q: Factors, u: Float[Array, "i o"]) -> Float[Array, "i o"]:
 
 def divided(x: Float[Array, "a b"], q: Array) -> Float[Array, "a b"]:
     """x Q^-1 of one factor."""
-    return x / q[None, :] if q.ndim == 1 else solved(x, q)
-
-
-@jax.custom_batching.sequential_vmap
-def solved(x: Float[Array, "a b"], q: Float[Array, "b b"]) -> Float[Array, "a b"]:
-    """x Q^-1 with an upper triangular Q; of stacks one after another (lmjax/optim/decompose.py)."""
-    return jax.lax.linalg.triangular_solve(q, x, left_side=False, lower=False)
+    return x / q[None, :] if q.ndim == 1 else divided_by_triangle(x, q)
 
 
 def norm_from_below(x: Float[Array, "n n"]) -> Float[Array, ""]:
