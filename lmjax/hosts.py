@@ -215,7 +215,7 @@ def join(asked: Asked, environment: Mapping[str, str] = os.environ) -> Hosts:
                 None, None, None, None, None, JOIN_SECONDS
             )
             address, count, process, devices = found
-        if None in (address, count, process):
+        if address is None or count is None or process is None:
             raise InputError("no launcher was detected: add --coordinator HOST:PORT")
         if expected is not None and count != expected:
             raise InputError(f"--processes {expected}: the launcher has started {count}")

@@ -65,9 +65,10 @@ def _end_former(port: str) -> None:
 
 def serve(address: str, processes: int) -> None:
     """Until standard input says so; where it is closed without a word, LINGER seconds more."""
-    from jax._src import lib  # its public face starts it in a process of the run only
+    # Its public face starts it in a process of the run only.
+    from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 
-    _service = lib._jax.get_distributed_runtime_service(
+    _service = _jax.get_distributed_runtime_service(
         address, processes, heartbeat_timeout=LONG, shutdown_timeout=1
     )
     if sys.stdin.buffer.read() != END:

@@ -18,19 +18,25 @@ from lmjax.optim import (
     Adan,
     AdEMAMix,
     DAdaptAdamW,
+    Dion2,
     DMuon,
+    Kron,
     Lion,
     Momentum,
     Muon,
     MuonOptax,
     NAdamW,
     Nesterov,
+    NorMuon,
     Optimizer,
     Prodigy,
     RAdam,
     RMSProp,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
+    Scion,
+    ScionLight,
+    Shampoo,
     Signum,
     SophiaH,
 )
@@ -59,6 +65,12 @@ class Row(NamedTuple):
 def copies(count: int) -> int:
     return count * sum(SIZES.values())
 
+
+# Constrained, which is the default, parameters shrink without a gradient too.
+FREE_SCION = Scion(constrained=False, radius=1.0, head_radius=1.0)
+
+# Factors are updated at steps 1 and 2 and not again within four, unless a setting changes.
+SELDOM = Kron(min_probability=0.2, probability_decay=1.0, flat_steps=2)
 
 AUXILIARY = 2 * (SIZES["table"] + SIZES["bias"])  # AdamW's two moments
 ROWS = [
@@ -93,6 +105,14 @@ ROWS = [
     Row(SophiaH(learning_rate=0.01, refresh_every=2, gamma=0.5), copies(2), 2 + 2),  # and a key
     # two copies, two of each remembered step with its weight, and the search's gradient
     Row(LBFGS(memory=2, search_steps=3), copies(2 + 2 * 2 + 1) + 2, 7),
+    Row(NorMuon(), SIZES["stack"] + 2 * 6 + AUXILIARY, 2),  # and a number for each neuron
+    Row(FREE_SCION, copies(1), 1),
+    Row(ScionLight(**vars(FREE_SCION)), copies(1), 1),
+    Row(Dion2(fraction=0.5), SIZES["stack"] + AUXILIARY, 2),
+    # a moment and two factors for each matrix, and a key
+    Row(SELDOM, SIZES["stack"] + 2 * (4**2 + 6**2) + 2 + AUXILIARY, 4),
+    # two moments, then two factors and two roots for each matrix
+    Row(Shampoo(refresh_every=2), 2 * SIZES["stack"] + 2 * 2 * (4**2 + 6**2) + AUXILIARY, 3),
 ]
 
 OTHER = {
@@ -107,6 +127,11 @@ OTHER = {
     "longest_side": 5,
     "memory": 1,
     "search_steps": 1,
+    "min_probability": 0.5,
+    "probability_decay": 0.1,
+    "flat_steps": 3,
+    "grafting": "sgd",
+    "grafting_eps": 1e-2,
 }  # where half of the default, or .3 for 0, is not allowed or not seen
 
 SEEN = {"radam": 8, "prodigy": 8, "sophia-h": 3, "lbfgs": 3}  # until all is seen; else 4
@@ -118,3 +143,8 @@ REFUSED = {
     ("lbfgs", "clip_norm"): "the loss as it is",
     ("mars", "auxiliary.weight_decay"): "vectors alone",
 }  # what would change nothing, or nothing sensible
+
+UNSEEN = {
+    "scion": ["head_radius"],
+    "scion-light": ["head_radius"],
+}  # what shows on no leaf here: tests/test_optim_matrix.py has others

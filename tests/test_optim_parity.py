@@ -25,7 +25,7 @@ from optim_paths import (
 )
 
 from lmjax.optim import LBFGS, AdamW, MuonOptax, Optimizer, SophiaH
-from lmjax.optim.soap import Sides
+from lmjax.optim.sides import Sides
 from lmjax.parts import alternatives
 from lmjax.roles import Leaf
 

@@ -25,9 +25,12 @@ roles = {
     "table": Leaf((40, 16), ("vocab", "embed")),
     "bias": Leaf((16,), ("embed",)),
 }
-# Rounding alone decides a basis that the first gradient leaves open: SOAP turns the short side.
+# Rounding alone decides a basis that the first gradient leaves open: SOAP turns the short side, and
+# Shampoo, whose roots make as much of it, whitens that alone.
+short = {"longest_side": 16, "refresh_every": 1}
 settings = {
-    "soap": {"longest_side": 16, "refresh_every": 1},
+    "soap": short,
+    "shampoo": short,
     "adafactor": {"factored_from": 16},
     "prodigy": {"first_estimate": 0.1},
     "dadapt-adamw": {"first_estimate": 0.2},
@@ -106,11 +109,17 @@ print(json.dumps(told))
 """
 
 
-WHOLE = ("muon", "muon-optax", "d-muon", "soap", "prodigy", "dadapt-adamw", "lbfgs")
-GATHERED = {**dict.fromkeys(WHOLE, STACK), "adafactor": 2 * 16}
+MATRICES = ("muon", "muon-optax", "d-muon", "normuon", "scion", "scion-light", "soap", "shampoo")
+GATHERED = {
+    **dict.fromkeys((*MATRICES, "prodigy", "dadapt-adamw", "lbfgs"), STACK),
+    "adafactor": 2 * 16,
+    "dion2": 2 * 16,
+    "kron": 2 * 16 * 16,
+}
 # Largest all-gather of an update, in numbers: orthogonal and turned directions need whole matrices,
 # and all layers are gathered at once; the inner products of optax's prodigy, dadapt_adamw and lbfgs
-# flatten each leaf; of Adafactor only the rows' means. All others gather nothing.
+# flatten each leaf; of Adafactor only the rows' means, of Dion2 only the rows' norms, by which it
+# chooses, of Kron what the factors of one side are made of. All others gather nothing.
 
 LABELS = sorted(
     label for label, cls in alternatives(Optimizer).items() if cls.__module__.startswith("lmjax.")

@@ -111,7 +111,7 @@ def test_wrong_words_are_one_line_that_names_them(words):
     ("words", "told"),
     [
         ("--data.tokenizer.path x", "it is a field of data.tokenizer:bpe"),
-        ("--optimizer.momentum 0.9", "it is a field of optimizer:muon or optimizer:d-muon or"),
+        ("--optimizer.momentum 0.9", "it is a field of optimizer:muon or optimizer:"),
         ("--optimizer.nope 1", "known: --optimizer.learning-rate, --optimizer.weight-decay"),
         (
             "--task.model.layers 3",

@@ -7,6 +7,8 @@ from lmjax.optim.ademamix import AdEMAMix
 from lmjax.optim.adopt import ADOPT
 from lmjax.optim.d_muon import DMuon
 from lmjax.optim.dadapt_adamw import DAdaptAdamW
+from lmjax.optim.dion2 import Dion2
+from lmjax.optim.kron import Kron
 from lmjax.optim.lamb import LAMB
 from lmjax.optim.lars import LARS
 from lmjax.optim.lbfgs import LBFGS
@@ -16,6 +18,7 @@ from lmjax.optim.momentum import Momentum, Nesterov
 from lmjax.optim.muon import Muon
 from lmjax.optim.muon_optax import MuonOptax
 from lmjax.optim.nadamw import NAdamW
+from lmjax.optim.normuon import NorMuon
 from lmjax.optim.prodigy import Prodigy
 from lmjax.optim.radam import RAdam
 from lmjax.optim.recipe import Optimizer
@@ -37,7 +40,9 @@ from lmjax.optim.schedules import (
     Restarts,
     Schedule,
 )
+from lmjax.optim.scion import Scion, ScionLight
 from lmjax.optim.sgd import SGD
+from lmjax.optim.shampoo import Shampoo
 from lmjax.optim.signum import Signum
 from lmjax.optim.soap import SOAP
 from lmjax.optim.sophia_h import SophiaH
@@ -62,9 +67,11 @@ __all__ = [
     "Cosine",
     "DAdaptAdamW",
     "DMuon",
+    "Dion2",
     "Exponential",
     "InfiniteCosine",
     "InverseSqrt",
+    "Kron",
     "Linear",
     "Lion",
     "LogGrid",
@@ -73,6 +80,7 @@ __all__ = [
     "MuonOptax",
     "NAdamW",
     "Nesterov",
+    "NorMuon",
     "OneCycle",
     "Optimizer",
     "Piecewise",
@@ -85,6 +93,9 @@ __all__ = [
     "Schedule",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "Scion",
+    "ScionLight",
+    "Shampoo",
     "Signum",
     "SophiaH",
     "Space",

@@ -12,21 +12,19 @@ rule (optimizer:muon-optax) mixes in the gradient otherwise, by up to .7 % of th
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from lmjax.errors import check_choice, check_integer, check_number
+from lmjax.errors import check_integer, check_number
+from lmjax.optim.newton_schulz import FASTEST, Dtype, check_dtype, orthogonalize
 from lmjax.optim.recipe import AUXILIARY_SPACE, DECAYS, MatrixOptimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Leaf, Roles, map_roles
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the author's quintic: fastest rise at zero
-EPS = 1e-7  # the author's guard of the division by the norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,15 +50,13 @@ class Muon(MatrixOptimizer):
     momentum: float = 0.95  # decay of the momentum
     nesterov: bool = True  # look ahead along the momentum
     newton_schulz_steps: int = 5  # iterations of the quintic
-    newton_schulz_dtype: Literal["bfloat16", "float32", "float64"] = "bfloat16"  # of the products
+    newton_schulz_dtype: Dtype = "bfloat16"  # of the products
 
     def validate(self) -> None:
         super().validate()
         check_number("momentum", self.momentum, least=0, below=1)
         check_integer("newton_schulz_steps", self.newton_schulz_steps, least=1, most=100)
-        check_choice(
-            "newton_schulz_dtype", self.newton_schulz_dtype, ("bfloat16", "float32", "float64")
-        )
+        check_dtype("newton_schulz_dtype", self.newton_schulz_dtype)
 
     def direction(self, roles: Roles) -> optax.GradientTransformation:
         return scale_by_muon(
@@ -87,37 +83,28 @@ def scale_by_muon(
         return ScaleByMuonState(jax.tree.map(jnp.zeros_like, params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def mix(g: Array, m: Array) -> Array:
-            return momentum * m + (1 - momentum) * g
-
-        m = jax.tree.map(mix, updates, state.momentum)
-        u = jax.tree.map(mix, updates, m) if nesterov else m
+        m, u = with_momentum(updates, state.momentum, momentum, nesterov)
 
         def orthogonal(leaf: Leaf, u: Array) -> Array:
-            scale = scale_of(leaf)
-            return scale * leaf.as_matrices(lambda x: orthogonalize(x, steps, dtype), u)
+            scale, quintics = scale_of(leaf), [FASTEST] * steps
+            return scale * leaf.as_matrices(lambda x: orthogonalize(x, quintics, dtype), u)
 
         return map_roles(orthogonal, roles, u), ScaleByMuonState(m)
 
     return optax.GradientTransformation(init, update)
 
 
+def with_momentum(updates: Any, held: Any, momentum: float, nesterov: bool) -> tuple[Any, Any]:
+    """(m, u) of the equations above, from the gradients and the m before."""
+
+    def mix(g: Array, m: Array) -> Array:
+        return momentum * m + (1 - momentum) * g
+
+    m = jax.tree.map(mix, updates, held)
+    return m, jax.tree.map(mix, updates, m) if nesterov else m
+
+
 def scale_of(leaf: Leaf) -> float:
     """What an orthogonal direction is multiplied with, from the shape of the leaf's matrices."""
     *_, inputs, outputs = leaf.matrix_shape
     return max(1.0, outputs / inputs) ** 0.5
-
-
-def orthogonalize(
-    x: Float[Array, "*s i o"], steps: int, dtype: jnp.dtype
-) -> Float[Array, "*s i o"]:
-    """Newton-Schulz towards the nearest semi-orthogonal matrix, on the shorter side."""
-    a, b, c = NEWTON_SCHULZ
-    tall = x.shape[-2] > x.shape[-1]
-    y = jnp.swapaxes(x, -1, -2) if tall else x
-    y = y.astype(dtype)
-    y = y / (jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + EPS)
-    for _ in range(steps):
-        gram = y @ jnp.swapaxes(y, -1, -2)
-        y = a * y + (b * gram + c * (gram @ gram)) @ y
-    return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)

@@ -21,7 +21,6 @@ are the same. Under FSDP factors and bases are whole on every device.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -30,8 +29,10 @@ import optax
 from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import check_integer, check_number
+from lmjax.optim.decompose import eigen_of, one_by_one, orthogonal_of
 from lmjax.optim.recipe import AUXILIARY_SPACE, DECAYS, MatrixOptimizer
 from lmjax.optim.reference import Reference
+from lmjax.optim.sides import Sides, each_side, grow, no_sides, product, transposed
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Leaf, Roles, map_roles
 
@@ -85,13 +86,6 @@ class SOAP(MatrixOptimizer):
         )
 
 
-class Sides(NamedTuple):
-    """A square matrix for the inputs and one for the outputs; None for a side that is too long."""
-
-    inputs: Float[Array, "*s i i"] | None
-    outputs: Float[Array, "*s o o"] | None
-
-
 class ScaleBySoapState(NamedTuple):
     """calls: int32 []; first and second: trees like the parameters; factors, bases: of Sides."""
 
@@ -139,7 +133,7 @@ def scale_by_soap(
             return jnp.where(moves, step, 0).astype(m.dtype)
 
         def grown(leaf: Leaf, g: Array, factor: Sides) -> Sides:
-            return grow(factor, leaf.to_matrices(g), factor_decay)
+            return grow(factor, leaf.to_matrices(g), factor_decay, 1 - factor_decay)
 
         m = jax.tree.map(first, updates, state.first)
         v = map_roles(second, roles, updates, state.second, state.bases)
@@ -155,23 +149,6 @@ def scale_by_soap(
     return optax.GradientTransformation(init, update)
 
 
-def no_sides(leaf: Leaf, dtype: jnp.dtype, longest_side: int) -> Sides:
-    """Zeros, in a dtype that LAPACK can take."""
-    *stacked, inputs, outputs = leaf.matrix_shape
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    sides = [
-        jnp.zeros((*stacked, side, side), dtype) if side <= longest_side else None
-        for side in (inputs, outputs)
-    ]
-    return Sides(*sides)
-
-
-def each_side(function: Callable[..., Array], first: Sides, *others: Sides) -> Sides:
-    """The function of both sides, as far as `first` has them."""
-    pairs = zip(first, *others, strict=True)
-    return Sides(*(None if side is None else function(side, *rest) for side, *rest in pairs))
-
-
 def turn(x: Float[Array, "*s i o"], basis: Sides) -> Float[Array, "*s i o"]:
     """QL' x QR."""
     x = x if basis.inputs is None else product(transposed(basis.inputs), x)
@@ -184,21 +161,11 @@ def turn_back(x: Float[Array, "*s i o"], basis: Sides) -> Float[Array, "*s i o"]
     return x if basis.outputs is None else product(x, transposed(basis.outputs))
 
 
-def grow(factor: Sides, g: Float[Array, "*s i o"], decay: float) -> Sides:
-    """The factors with the products of one more gradient."""
-    products = Sides(product(g, transposed(g)), product(transposed(g), g))
-
-    def mix(old: Array, new: Array) -> Array:
-        return (decay * old + (1 - decay) * new).astype(old.dtype)
-
-    return each_side(mix, factor, products)
-
-
 def begin(roles: Roles, factors: Any, bases: Any, v: Any) -> tuple[Any, Any]:
     """The eigenvectors of the first factors, of the largest eigenvalue first."""
 
     def eigenvectors(factor: Array) -> Array:
-        return one_by_one(eigenvectors_of, factor)[..., ::-1]
+        return one_by_one(eigen_of, factor)[1][..., ::-1]
 
     return map_roles(lambda leaf, factor: each_side(eigenvectors, factor), roles, factors), v
 
@@ -232,35 +199,3 @@ def refresh(roles: Roles, factors: Any, bases: Any, v: Any) -> tuple[Any, Any]:
         lambda leaf, f, q, o: each_side(turned, f, q, o), roles, factors, bases, orders
     )
     return turned_bases, map_roles(permuted, roles, v, orders)
-
-
-@jax.custom_batching.sequential_vmap
-def eigenvectors_of(x: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Of one symmetric matrix, of the smallest eigenvalue first."""
-    return jnp.linalg.eigh(x)[1]
-
-
-@jax.custom_batching.sequential_vmap
-def orthogonal_of(x: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Q of one matrix."""
-    return jnp.linalg.qr(x)[0]
-
-
-def one_by_one(function: Callable[[Array], Array], x: Float[Array, "*s n n"]) -> Array:
-    """The function of each matrix of a stack, one after the other.
-
-    On a CPU jaxlib cuts a stack into tasks for the threads that XLA computes with, and a thread
-    waits for them. Two stacks at once on two threads would wait for ever: they did.
-    """
-    for _ in range(x.ndim - 2):
-        function = jax.vmap(function)  # which becomes a loop
-    return function(x)
-
-
-def product(a: Float[Array, "*s i j"], b: Float[Array, "*s j k"]) -> Float[Array, "*s i k"]:
-    """Exact to its dtype on every device: bases that are not orthogonal are no bases."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def transposed(a: Float[Array, "*s i j"]) -> Float[Array, "*s j i"]:
-    return jnp.swapaxes(a, -1, -2)

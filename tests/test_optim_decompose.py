@@ -1,4 +1,4 @@
-"""SOAP's decompositions, which a CPU must not be given in stacks (lmjax/optim/soap.py)."""
+"""Decompositions, which a CPU must not be given in stacks (lmjax/optim/decompose.py)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from lmjax.optim.soap import eigenvectors_of, one_by_one, orthogonal_of
+from lmjax.optim.decompose import divided_by_triangle, eigen_of, one_by_one, orthogonal_of
 
-DECOMPOSITIONS = {"eigh", "geqrf", "householder_product", "qr"}
+DECOMPOSITIONS = {"triangular_solve", "eigh", "geqrf", "householder_product", "qr"}
 
 
 def ranks(jaxpr: Any) -> Iterator[int]:
@@ -23,7 +23,7 @@ def ranks(jaxpr: Any) -> Iterator[int]:
             yield from ranks(inside)
 
 
-@pytest.mark.parametrize("function", [eigenvectors_of, orthogonal_of])
+@pytest.mark.parametrize("function", [eigen_of, orthogonal_of])
 @pytest.mark.parametrize("stack", [(), (3,), (2, 3)])
 def test_decompositions_are_of_one_matrix_each_also_in_lanes(function, stack):
     x = jnp.zeros((*stack, 4, 4))
@@ -33,6 +33,16 @@ def test_decompositions_are_of_one_matrix_each_also_in_lanes(function, stack):
         found = list(ranks(traced.jaxpr))
         assert found
         assert set(found) == {2}
+
+
+def test_solutions_are_of_one_matrix_each_in_stacks_and_are_right() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 5, 4)).astype(np.float32)
+    q = (np.triu(rng.normal(size=(3, 4, 4))) + 3 * np.eye(4)).astype(np.float32)
+    stacked = jax.vmap(divided_by_triangle)
+    assert set(ranks(jax.make_jaxpr(stacked)(x, q).jaxpr)) == {2}
+    assert np.allclose(stacked(x, q), x @ np.linalg.inv(q), atol=1e-4)
+    assert not np.allclose(stacked(x, q), x @ np.linalg.inv(q.swapaxes(1, 2)), atol=1e-2)
 
 
 def test_a_stack_decomposed_at_once_would_show() -> None:

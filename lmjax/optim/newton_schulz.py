@@ -1,0 +1,56 @@
+"""Newton-Schulz: singular values are moved to near 1 by products of matrices alone.
+
+    y = x / (safety |x| + eps)
+    y <- (a + b y y' + c (y y')^2) y     for each quintic (a, b, c)
+
+on the shorter side, |x| being the Frobenius norm of each matrix. Of a zero matrix it is zero.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lmjax.errors import check_choice
+
+Dtype = Literal["bfloat16", "float32", "float64"]  # of the products
+Quintic = tuple[float, float, float]
+
+# Keller Jordan's, applied at every step: of the fastest rise at zero, so that singular values end
+# between about .7 and 1.2 (KellerJordan/Muon@857d1ad, muon.py).
+FASTEST: Quintic = (3.4445, -4.7750, 2.0315)
+EPS = 1e-7  # his guard of the division by the norm
+
+# Polar Express (Amsel et al., arXiv 2505.16932): each step has the best polynomial for what the
+# steps before it left (microsoft/dion@0a059a4, dion/polar_express.py).
+POLAR_EXPRESS: tuple[Quintic, ...] = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+POLAR_SAFETY = 1.02  # keeps singular values that rounding has raised inside the polynomials' range
+
+
+def check_dtype(field: str, value: str) -> None:
+    check_choice(field, value, get_args(Dtype))
+
+
+def orthogonalize(
+    x: Float[Array, "*s i o"],
+    quintics: Sequence[Quintic],
+    dtype: jnp.dtype,
+    eps: float = EPS,
+    safety: float = 1.0,
+) -> Float[Array, "*s i o"]:
+    """Towards the nearest semi-orthogonal matrix of each; the products are in `dtype`."""
+    tall = x.shape[-2] > x.shape[-1]
+    y = jnp.swapaxes(x, -1, -2) if tall else x
+    y = y.astype(dtype)
+    y = y / (safety * jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + eps)
+    for a, b, c in quintics:
+        gram = y @ jnp.swapaxes(y, -1, -2)
+        y = a * y + (b * gram + c * (gram @ gram)) @ y
+    return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)
