@@ -9,6 +9,7 @@ from lmjax.optim.momentum import Momentum, Nesterov
 from lmjax.optim.muon import Muon
 from lmjax.optim.muon_optax import MuonOptax
 from lmjax.optim.nadamw import NAdamW
+from lmjax.optim.outer import Lookahead, Outer, OuterNesterov
 from lmjax.optim.recipe import Optimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.schedule_free import ScheduleFreeAdamW
@@ -31,12 +32,15 @@ __all__ = [
     "Linear",
     "Lion",
     "LogGrid",
+    "Lookahead",
     "Momentum",
     "Muon",
     "MuonOptax",
     "NAdamW",
     "Nesterov",
     "Optimizer",
+    "Outer",
+    "OuterNesterov",
     "Reference",
     "Schedule",
     "ScheduleFreeAdamW",

@@ -48,6 +48,8 @@ class Adafactor(Optimizer):
         "torch/optim/_adafactor.py",
     )
 
+    keeps_signs: ClassVar[bool] = True
+
     learning_rate: float = 0.01  # the peak, relative to the root mean square of a matrix
     decay_exponent: float = 0.8  # how fast the decay of the second moment rises towards 1
     clip_threshold: float = 1.0  # largest root mean square of a direction
@@ -150,8 +152,7 @@ def scale_by_size(roles: Roles, least: float) -> optax.GradientTransformation:
 
 def size_of_each(leaf: Leaf, x: Array) -> Array:
     """Root mean square of each matrix or vector, with its axes kept."""
-    axes = tuple(range(-len(leaf.groups), 0))
-    return jnp.sqrt(jnp.mean(jnp.square(leaf.to_matrices(x)), axes, keepdims=True))
+    return jnp.sqrt(jnp.mean(jnp.square(leaf.to_matrices(x)), leaf.own_axes, keepdims=True))
 
 
 def is_factored(leaf: Leaf, factored_from: int) -> bool:

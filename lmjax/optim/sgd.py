@@ -34,6 +34,8 @@ class SGD(Optimizer):
         "torch/optim/sgd.py",
     )
 
+    keeps_signs: ClassVar[bool] = True
+
     learning_rate: float = 0.1  # the peak of the schedule
 
     def direction(self, roles: Roles) -> optax.GradientTransformation:
