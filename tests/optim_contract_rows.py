@@ -10,16 +10,22 @@ from lmjax.optim import (
     SGD,
     SOAP,
     Adafactor,
+    AdamMini,
     AdamW,
     AdEMAMix,
     Lion,
+    Lookahead,
+    MARSLion,
     Momentum,
     Muon,
     MuonOptax,
     NAdamW,
     Nesterov,
     Optimizer,
+    Outer,
+    OuterNesterov,
     ScheduleFreeAdamW,
+    SophiaG,
 )
 from lmjax.roles import Leaf
 
@@ -65,6 +71,13 @@ ROWS = [
     Row(SOAP(refresh_every=2), 2 * SIZES["stack"] + 2 * 2 * (4**2 + 6**2) + AUXILIARY, 3),
     Row(MARS(), 3 * (SIZES["stack"] + SIZES["table"]) + 2 * SIZES["bias"], 3),
     Row(MARS(exact=True), copies(1) + copies(2), 4),
+    Row(MARSLion(), 2 * (SIZES["stack"] + SIZES["table"]) + 2 * SIZES["bias"], 2),
+    # and an output of each matrix of the stack, a row of the table, and the whole bias
+    Row(AdamMini(), copies(1) + 2 * 6 + 5 + SIZES["bias"], 2),
+    Row(SophiaG(learning_rate=0.01, refresh_every=2), copies(2), 2),
+    Row(AdamW(cautious=True), copies(2), 2),
+    Row(AdamW(outer=Lookahead(every=2)), copies(3), 3),
+    Row(SGD(outer=OuterNesterov(every=2)), copies(2), 2),
 ]
 
 OTHER = {
@@ -77,9 +90,23 @@ OTHER = {
     "factored_from": 5,
     "refresh_every": 1,
     "longest_side": 5,
+    "every": 3,
 }  # where half of the default, or .3 for 0, is not allowed or not seen
 
 REFUSED = {
     ("schedule-free-adamw", "ema_decay"): "averages too",
+    ("schedule-free-adamw", "hyperball"): "off the sphere",
     ("mars", "auxiliary.weight_decay"): "vectors alone",
+    ("mars-lion", "auxiliary.weight_decay"): "vectors alone",
 }  # what would change nothing, or nothing sensible
+
+
+def refusal(optimizer: Optimizer, path: str) -> str | None:
+    """What is told when this field alone is changed; None: it may be."""
+    if path == "cautious" and optimizer.keeps_signs:
+        return "gradient's signs"
+    if path == "hyperball" and optimizer.weight_decay:
+        return "norms of matrices"
+    if path in ("ema_decay", "hyperball") and optimizer.outer != Outer():
+        return "outer"
+    return REFUSED.get((optimizer.label, path))

@@ -1,10 +1,12 @@
 """Optimizers, one algorithm a file. To be imported here is to be selectable as optimizer:LABEL."""
 
 from lmjax.optim.adafactor import Adafactor
+from lmjax.optim.adam_mini import AdamMini
 from lmjax.optim.adamw import AdamW
 from lmjax.optim.ademamix import AdEMAMix
 from lmjax.optim.lion import Lion
 from lmjax.optim.mars import MARS
+from lmjax.optim.mars_lion import MARSLion
 from lmjax.optim.momentum import Momentum, Nesterov
 from lmjax.optim.muon import Muon
 from lmjax.optim.muon_optax import MuonOptax
@@ -16,6 +18,7 @@ from lmjax.optim.schedule_free import ScheduleFreeAdamW
 from lmjax.optim.schedules import WSD, Constant, Cosine, Linear, Schedule
 from lmjax.optim.sgd import SGD
 from lmjax.optim.soap import SOAP
+from lmjax.optim.sophia_g import SophiaG
 from lmjax.optim.space import Choice, LogGrid, Space, check_space
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "WSD",
     "AdEMAMix",
     "Adafactor",
+    "AdamMini",
     "AdamW",
     "Choice",
     "Constant",
@@ -33,6 +37,7 @@ __all__ = [
     "Lion",
     "LogGrid",
     "Lookahead",
+    "MARSLion",
     "Momentum",
     "Muon",
     "MuonOptax",
@@ -44,6 +49,7 @@ __all__ = [
     "Reference",
     "Schedule",
     "ScheduleFreeAdamW",
+    "SophiaG",
     "Space",
     "check_space",
 ]

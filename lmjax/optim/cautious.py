@@ -1,4 +1,4 @@
-"""Cautious steps (Liang et al., arXiv 2411.16085): only where the direction agrees with the gradient.
+"""Cautious steps (Liang et al., arXiv 2411.16085): where the direction agrees with the gradient.
 
     mask = [direction * g > 0]   ->   direction * mask / max(mean(mask), 1e-3)
 

@@ -4,10 +4,10 @@
 
 for each matrix of the main rule (hidden layers and the head, not embeddings), with u the direction
 of any optimizer: the rate is the tangent of the angle by which a matrix turns. Of each layer, q, k
-and v apart. Nothing decays; a matrix of zeros stays zero. With AdamW it is AdamH, equal to the authors'
-(marin-community/marin, lib/levanter/src/levanter/optim/adamh.py@COMMIT). With Muon it is MuonH but
-for the head, which theirs turns by AdamH at the main rate and ours leaves to the auxiliary, as
-without hyperball.
+and v apart. Nothing decays; a matrix of zeros stays zero. With AdamW it is AdamH, equal to the
+authors' (marin-community/marin@7cb2d65, lib/levanter/src/levanter/optim/adamh.py). With Muon it is
+MuonH but for the head, which theirs turns by AdamH at the main rate, and ours leaves to the
+auxiliary as without hyperball.
 
 An average (ema_decay) of what turns has a smaller norm, which nothing restores.
 """

@@ -130,7 +130,9 @@ class Optimizer(Rule):
             ("rate", _scale_by_rate(jax.tree.map(rate, rules, is_leaf=_is_rule), factor)),
         ]
         if self.hyperball:
-            turned = map_roles(lambda leaf, rule: rule is self and leaf.role in TURNED, roles, rules)
+            turned = map_roles(
+                lambda leaf, rule: rule is self and leaf.role in TURNED, roles, rules
+            )
             links.insert(-1, ("relative", relative(roles, turned)))
             links.append(("sphere", on_sphere(roles, turned)))
         return optax.named_chain(*links, ("averaging", self.averaging(factor)))
