@@ -12,7 +12,7 @@ CUT = [[2, 16, 24], [40, 16]]  # shapes of the leaves that fsdp cuts
 STACK = 2 * 16 * 24  # numbers in the stack of two layers, which fsdp cuts as it does the table
 
 CODE = """
-import json, re, sys
+import json, re, sys, types
 import jax, jax.numpy as jnp, numpy as np, optax
 from lmjax.mesh import Parallel, make_mesh, state_shardings
 from lmjax.optim import Optimizer
@@ -26,7 +26,11 @@ roles = {
     "bias": Leaf((16,), ("embed",)),
 }
 # Rounding alone decides a basis that the first gradient leaves open: SOAP turns the short side.
-settings = {"soap": {"longest_side": 16, "refresh_every": 1}, "adafactor": {"factored_from": 16}}
+settings = {
+    "soap": {"longest_side": 16, "refresh_every": 1},
+    "adafactor": {"factored_from": 16},
+    "sophia-g": {"refresh_every": 1},
+}
 random = np.random.default_rng(0)
 params, *gradients = (
     {name: random.normal(size=leaf.shape).astype(np.float32) for name, leaf in roles.items()}
@@ -52,7 +56,10 @@ for label, cls in alternatives(Optimizer).items():
     transform = optimizer.build(roles, optimizer.learning_rate, lambda count: 1.0)
 
     def step(state, gradient):
-        updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+        oracle = types.SimpleNamespace(sampled_grad=lambda: gradient, targets=8.0)
+        updates, opt_state = transform.update(
+            gradient, state.opt_state, state.params, oracle=oracle
+        )
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), {}, opt_state)
 
     first = TrainState(jnp.int32(0), params, {}, jax.jit(transform.init)(params))

@@ -1,6 +1,6 @@
 """Writes optim_blocks.npz: what make_optim.py does for wrappers and for three more optimizers.
 
-    pip install torch==2.13.0 numpy==2.4.6 jax==0.10.2 optax==0.2.8
+    pip install torch==2.14.1 numpy==2.4.6 jax==0.10.2 optax==0.2.8
     python make_optim_blocks.py CHECKOUTS optim_blocks.npz
 
 beside optim.npz, whose starts and gradients these are. CHECKOUTS holds a clone of each repository
@@ -9,10 +9,10 @@ of SOURCES as there. No file casts to a narrower type; what is replaced in them:
     adamh.py      nothing, but the modules that only its configuration needs are empty ones
 and `hyperball` runs it in JAX's float64, with torch's AdamW for the vector. Settings:
     cautious      eps=1e-30: theirs is added before the bias of the second moment is corrected
-    outer         torch's AdamW, and every 4 steps its SGD(nesterov=True) on slow - fast; `lookahead`
-                  is the authors' around the same AdamW, every 4 steps. `_x` are the slow parameters
-    Adam-mini     `up`, `down` and `stacked` are called mlp, `vector` bias, so that they are moved as
-                  such; `adam_mini_heads` has `squares` as queries of 2 heads
+    outer         torch's AdamW, and every 4 steps its SGD(nesterov=True) on slow - fast;
+                  `lookahead` is the authors' around the same AdamW; `_x` are the slow parameters
+    Adam-mini     `up`, `down` and `stacked` are called mlp and `vector` bias, to be moved as such;
+                  `adam_mini_heads` has `squares` as queries of 2 heads
     Sophia-G      the curvature ahead of steps 4, 8, ... (from 0), from gradient + parameters, with
                   bs=48
     MARS-Lion     gradients times .12, as for MARS
