@@ -54,8 +54,8 @@ class Row(NamedTuple):
     wrong_gradient: Callable[[Any, Any], Any] | None = None
 
 
-ADAMW = {"learning_rate": 0.01, "weight_decay": 0.1}
-SLOW = {**ADAMW, "alpha": 5.0}
+ADAMW: dict[str, Any] = {"learning_rate": 0.01, "weight_decay": 0.1}
+SLOW: dict[str, Any] = {**ADAMW, "alpha": 5.0}
 MUON: dict[str, Any] = {"weight_decay": 0.1, "newton_schulz_dtype": "float64"}
 FREE = ScheduleFreeAdamW(**ADAMW)
 FACTOR = Adafactor(**ADAMW, factored_from=1)

@@ -51,9 +51,9 @@ def after(optimizer: Optimizer, steps: int) -> tuple[Any, Any]:
     """(parameters at the start, after so many steps of noise), in float32."""
     transform, rng = build(optimizer, ROLES), np.random.default_rng(7)
 
-    def drawn(*more: int) -> dict[str, np.ndarray]:
+    def drawn(*more: int) -> dict[str, Any]:
         shapes = {name: (*more, *leaf.shape) for name, leaf in ROLES.items()}
-        return {name: rng.normal(size=x).astype(np.float32) for name, x in shapes.items()}
+        return {name: jnp.asarray(rng.normal(size=x), jnp.float32) for name, x in shapes.items()}
 
     def step(carry: Any, noise: Any) -> Any:
         params, state = carry
@@ -122,6 +122,7 @@ def test_cautious_steps_are_never_against_the_gradient(optimizer: Any, careful: 
     transform = build(optimizer, roles)
     state = transform.init(p)
     update = quickly(transform.update)
+    g = step = p
     for _ in range(3):
         g = {"w": jnp.asarray(rng.normal(size=(2, 6, 6)), jnp.float32)}
         step, state = update(g, state, p)
