@@ -56,15 +56,15 @@ def on_sphere(roles: Roles, turned: Any) -> optax.GradientTransformation:
         return OnSphereState(map_roles(radius, roles, turned, params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def end(leaf: Leaf, turns: bool, u: Array, p: Array, radius: Array | None) -> Array:
-            if not turns:
+        def end(leaf: Leaf, u: Array, p: Array, radius: Array | None) -> Array:
+            if radius is None:
                 return u
             step, old = leaf.to_matrices(u), leaf.to_matrices(p)
             new = old + step
             ended = new * (radius / jnp.maximum(norm(new), LEAST)) - old
             return leaf.from_matrices(jnp.where(norm(step) > 0, ended, 0).astype(u.dtype))
 
-        return map_roles(end, roles, turned, updates, params, state.radii), state
+        return map_roles(end, roles, updates, params, state.radii), state
 
     return optax.GradientTransformation(init, update)
 

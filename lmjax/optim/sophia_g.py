@@ -85,7 +85,7 @@ def scale_by_sophia(
         return ScaleBySophiaState(jnp.zeros([], jnp.int32), *zeros)
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, oracle: Any, **extra: Any
+        updates: Any, state: Any, params: Any = None, *, oracle: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
         def refreshed(curvature: Any) -> Any:
             def mix(h: Array, s: Array) -> Array:
