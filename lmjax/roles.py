@@ -119,6 +119,11 @@ class Leaf:
         ]
         return (*stacked, *(math.prod(self.shape[n] for n in group) for group in self.groups))
 
+    @property
+    def own_axes(self) -> tuple[int, ...]:
+        """The axes of the matrix view that one matrix, or one vector, has for itself."""
+        return tuple(range(-len(self.groups), 0))
+
     def to_matrices(self, x: Array) -> Float[Array, "*view"]:
         """An array of this leaf as `matrix_shape` says: [stacked..., input, output]."""
         return jnp.transpose(x, self._order).reshape(self.matrix_shape)

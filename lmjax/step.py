@@ -35,6 +35,7 @@ class Oracle(NamedTuple):
     value_and_grad: Callable[[Any], tuple[Array, Any]]  # at other parameters, on this batch
     previous_value_and_grad: Callable[[Any], tuple[Array, Any]]  # there, on the batch before
     sampled_grad: Callable[[], Any]  # here, with targets drawn from the model
+    targets: Array  # [], how many this batch has, or their weight: what losses are means over
 
 
 @runtime_checkable
@@ -141,7 +142,10 @@ def make_train_step(experiment: Experiment, roles: Roles, split: Split = WHOLE) 
                 grad=grads,
                 value_fn=value_fn,
                 oracle=Oracle(
-                    value_and_grad, lambda params: value_and_grad(params, previous), sampled_grad
+                    value_and_grad,
+                    lambda params: value_and_grad(params, previous),
+                    sampled_grad,
+                    outcome.loss.weight,
                 ),
             )
             return optax.apply_updates(state.params, updates), opt_state, optax.tree.norm(grads)

@@ -14,6 +14,7 @@ from lmjax.optim import (
     SGD,
     SOAP,
     Adafactor,
+    AdamMini,
     AdamW,
     Adan,
     AdEMAMix,
@@ -22,6 +23,8 @@ from lmjax.optim import (
     DMuon,
     Kron,
     Lion,
+    Lookahead,
+    MARSLion,
     Momentum,
     Muon,
     MuonOptax,
@@ -29,6 +32,8 @@ from lmjax.optim import (
     Nesterov,
     NorMuon,
     Optimizer,
+    Outer,
+    OuterNesterov,
     Prodigy,
     RAdam,
     RMSProp,
@@ -38,6 +43,7 @@ from lmjax.optim import (
     ScionLight,
     Shampoo,
     Signum,
+    SophiaG,
     SophiaH,
 )
 from lmjax.roles import Leaf
@@ -113,6 +119,13 @@ ROWS = [
     Row(SELDOM, SIZES["stack"] + 2 * (4**2 + 6**2) + 2 + AUXILIARY, 4),
     # two moments, then two factors and two roots for each matrix
     Row(Shampoo(refresh_every=2), 2 * SIZES["stack"] + 2 * 2 * (4**2 + 6**2) + AUXILIARY, 3),
+    Row(MARSLion(), 2 * (SIZES["stack"] + SIZES["table"]) + 2 * SIZES["bias"], 2),
+    # and an output of each matrix of the stack, a row of the table, and the whole bias
+    Row(AdamMini(), copies(1) + 2 * 6 + 5 + SIZES["bias"], 2),
+    Row(SophiaG(learning_rate=0.01, refresh_every=2), copies(2), 2),
+    Row(AdamW(cautious=True), copies(2), 2),
+    Row(AdamW(outer=Lookahead(every=2)), copies(3), 3),
+    Row(SGD(outer=OuterNesterov(every=2)), copies(2), 2),
 ]
 
 OTHER = {
@@ -132,6 +145,7 @@ OTHER = {
     "flat_steps": 3,
     "grafting": "sgd",
     "grafting_eps": 1e-2,
+    "every": 3,
 }  # where half of the default, or .3 for 0, is not allowed or not seen
 
 SEEN = {"radam": 8, "prodigy": 8, "sophia-h": 3, "lbfgs": 3}  # until all is seen; else 4
@@ -141,10 +155,25 @@ REFUSED = {
     ("schedule-free-sgd", "ema_decay"): "averages too",
     ("lbfgs", "weight_decay"): "the loss as it is",
     ("lbfgs", "clip_norm"): "the loss as it is",
+    ("schedule-free-adamw", "hyperball"): "off the sphere",
     ("mars", "auxiliary.weight_decay"): "vectors alone",
+    ("mars-lion", "auxiliary.weight_decay"): "vectors alone",
 }  # what would change nothing, or nothing sensible
 
 UNSEEN = {
     "scion": ["head_radius"],
     "scion-light": ["head_radius"],
 }  # what shows on no leaf here: tests/test_optim_matrix.py has others
+
+
+def refusal(optimizer: Optimizer, path: str) -> str | None:
+    """What is told when this field alone is changed; None: it may be."""
+    if path in optimizer.unfit:
+        return "cannot be wrapped so"
+    if path == "cautious" and optimizer.keeps_signs:
+        return "gradient's signs"
+    if path == "hyperball" and optimizer.weight_decay:
+        return "norms of matrices"
+    if path in ("ema_decay", "hyperball") and optimizer.outer != Outer():
+        return "outer"
+    return REFUSED.get((optimizer.label, path))

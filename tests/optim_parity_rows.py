@@ -15,6 +15,7 @@ from lmjax.optim import (
     SGD,
     SOAP,
     Adafactor,
+    AdamMini,
     AdamW,
     Adan,
     AdEMAMix,
@@ -23,6 +24,8 @@ from lmjax.optim import (
     DMuon,
     Kron,
     Lion,
+    Lookahead,
+    MARSLion,
     Momentum,
     Muon,
     MuonOptax,
@@ -30,6 +33,8 @@ from lmjax.optim import (
     Nesterov,
     NorMuon,
     Optimizer,
+    Outer,
+    OuterNesterov,
     Prodigy,
     RAdam,
     RMSProp,
@@ -39,6 +44,7 @@ from lmjax.optim import (
     ScionLight,
     Shampoo,
     Signum,
+    SophiaG,
 )
 from lmjax.optim.recipe import Auxiliary
 
@@ -69,8 +75,8 @@ class Row(NamedTuple):
     wrong_gradient: Callable[[Any, Any], Any] | None = None
 
 
-ADAMW = {"learning_rate": 0.01, "weight_decay": 0.1}
-SLOW = {**ADAMW, "alpha": 5.0}
+ADAMW: dict[str, Any] = {"learning_rate": 0.01, "weight_decay": 0.1}
+SLOW: dict[str, Any] = {**ADAMW, "alpha": 5.0}
 MUON: dict[str, Any] = {"weight_decay": 0.1, "newton_schulz_dtype": "float64"}
 FREE = ScheduleFreeAdamW(**ADAMW)
 FACTOR = Adafactor(**ADAMW, factored_from=1)
@@ -94,6 +100,13 @@ RARELY = replace(
     probability_decay=0.2,
     flat_steps=4,
 )
+SIGNS = MARSLion(**ADAMW)
+CAUTIOUS = AdamW(**ADAMW, cautious=True, eps=1e-30)
+TURNING = AdamW(learning_rate=0.01, weight_decay=0.0, hyperball=True)
+AHEAD = AdamW(**ADAMW, outer=Lookahead(every=4))
+OUTER = AdamW(**ADAMW, outer=OuterNesterov(every=4))
+MINI = AdamMini(**ADAMW)
+CURVED = SophiaG(**ADAMW, refresh_every=4)
 TURNED = SOAP(learning_rate=0.01, weight_decay=0.0, refresh_every=3)
 # The authors decay after their step, so that their rate and decay are these (lmjax/optim/soap.py).
 TURNED_DECAYED = replace(
@@ -382,4 +395,59 @@ ROWS: dict[str, Row] = {
         RARELY, (replace(RARELY, factors_from_momentum=True), replace(RARELY, min_probability=0.1))
     ),
     "kron_one_side": Row(replace(LEARNED, longest_side=5), (replace(LEARNED, longest_side=4),)),
+    "cautious": Row(CAUTIOUS, (replace(CAUTIOUS, cautious=False), replace(CAUTIOUS, eps=1e-4))),
+    "hyperball": Row(
+        TURNING,
+        (replace(TURNING, hyperball=False), replace(TURNING, eps=1e-4), replace(TURNING, b1=0.901)),
+    ),
+    "lookahead": Row(
+        AHEAD,
+        (
+            replace(AHEAD, outer=Lookahead(every=5)),
+            replace(AHEAD, outer=Lookahead(every=4, share=0.81)),
+            replace(AHEAD, outer=Outer()),
+        ),
+    ),
+    "outer_nesterov": Row(
+        OUTER,
+        (
+            replace(OUTER, outer=OuterNesterov(every=5)),
+            replace(OUTER, outer=OuterNesterov(every=4, rate=0.71)),
+            replace(OUTER, outer=OuterNesterov(every=4, momentum=0.91)),
+            replace(OUTER, outer=Lookahead(every=4, share=0.7)),
+        ),
+    ),
+    "adam_mini": Row(
+        MINI,
+        (
+            replace(MINI, b1=0.901),
+            replace(MINI, b2=0.99),
+            replace(MINI, eps=1e-4),
+            replace(MINI, weight_decay=0.101),
+            AdamW(**ADAMW),
+        ),
+    ),
+    "sophia_g": Row(
+        CURVED,
+        (
+            replace(CURVED, b1=0.966),
+            replace(CURVED, b2=0.991),
+            replace(CURVED, rho=0.041),
+            replace(CURVED, refresh_every=5),
+            replace(CURVED, weight_decay=0.101),
+        ),
+    ),
+    "mars_lion": Row(
+        SIGNS,
+        (
+            replace(SIGNS, b1=0.96),
+            replace(SIGNS, gamma=0.05),
+            replace(SIGNS, weight_decay=0.101),
+            replace(SIGNS, exact=True),
+            replace(SIGNS, auxiliary=Auxiliary(b2=0.99)),
+            Lion(**ADAMW, b1=0.95, b2=0.95),
+        ),
+        gradient=times(0.12),
+        wrong_gradient=times(0.24),
+    ),
 }

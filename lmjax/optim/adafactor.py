@@ -62,6 +62,10 @@ class Adafactor(Optimizer):
         check_number("least_scale", self.least_scale, above=0)
         check_integer("factored_from", self.factored_from, least=1)
 
+    @property
+    def keeps_signs(self) -> bool:
+        return True
+
     def direction(self, roles: Roles) -> optax.GradientTransformation:
         return optax.chain(
             scale_by_factored_rms(roles, self.decay_exponent, self.factored_from),
@@ -150,8 +154,7 @@ def scale_by_size(roles: Roles, least: float) -> optax.GradientTransformation:
 
 def size_of_each(leaf: Leaf, x: Array) -> Array:
     """Root mean square of each matrix or vector, with its axes kept."""
-    axes = tuple(range(-len(leaf.groups), 0))
-    return jnp.sqrt(jnp.mean(jnp.square(leaf.to_matrices(x)), axes, keepdims=True))
+    return jnp.sqrt(jnp.mean(jnp.square(leaf.to_matrices(x)), leaf.own_axes, keepdims=True))
 
 
 def is_factored(leaf: Leaf, factored_from: int) -> bool:

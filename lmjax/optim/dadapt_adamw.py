@@ -32,6 +32,7 @@ class DAdaptAdamW(Optimizer):
     """optax.contrib.dadapt_adamw with the authors' defaults."""
 
     label: ClassVar[str] = "dadapt-adamw"
+    unfit: ClassVar[tuple[str, ...]] = ("cautious", "hyperball")
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-2, 1e2),
         "b2": Choice((0.99, 0.999)),

@@ -29,6 +29,7 @@ class LAMB(AdamW):
     """optax.scale_by_adam and decay, then a ratio for each matrix; the rate is relative."""
 
     label: ClassVar[str] = "lamb"
+    unfit: ClassVar[tuple[str, ...]] = ("hyperball",)
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-4, 1.0),
         "b2": Choice((0.95, 0.99, 0.999)),

@@ -31,6 +31,7 @@ class LARS(Momentum):
     """A ratio for each matrix and vector, then optax.trace; the rate is relative."""
 
     label: ClassVar[str] = "lars"
+    unfit: ClassVar[tuple[str, ...]] = ("hyperball",)
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-2, 1e2),
         "momentum": Choice((0.8, 0.9, 0.95)),

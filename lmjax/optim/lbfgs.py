@@ -33,6 +33,7 @@ class LBFGS(Optimizer):
     """optax.scale_by_lbfgs, then optax.scale_by_zoom_linesearch; on one fixed batch."""
 
     label: ClassVar[str] = "lbfgs"
+    unfit: ClassVar[tuple[str, ...]] = ("cautious", "hyperball")
     caution: ClassVar[str] = "for one fixed batch, without dropout or augmentation"
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-2, 10.0),

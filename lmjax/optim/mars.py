@@ -26,39 +26,28 @@ from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Role, Roles, map_roles
 
+MARS_REFERENCE = Reference(
+    "MARS: unleashing the power of variance reduction for training large models",
+    "2411.10438",
+    "AGI-Arena/MARS",
+    "4831e28eba863a4e69d7e9474ff8e73bc1b410fe",
+    "MARS/optimizers/mars.py",
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MARS(MatrixOptimizer):
-    """AdamW on corrected gradients for matrices, embeddings and head; AdamW for vectors."""
+class VarianceReduced(MatrixOptimizer):
+    """Any direction from corrected gradients, for all but vectors."""
 
-    label: ClassVar[str] = "mars"
     left: ClassVar[tuple[Role, ...]] = ("vector",)
-    search_space: ClassVar[Space] = {
-        "learning_rate": LogGrid(1e-5, 1e-1),
-        **AUXILIARY_SPACE,
-        "gamma": Choice((0.01, 0.025, 0.05)),
-        "weight_decay": DECAYS,
-    }
-    reference: ClassVar[Reference | None] = Reference(
-        "MARS: unleashing the power of variance reduction for training large models",
-        "2411.10438",
-        "AGI-Arena/MARS",
-        "4831e28eba863a4e69d7e9474ff8e73bc1b410fe",
-        "MARS/optimizers/mars.py",
-    )
 
-    learning_rate: float = 3e-3  # the peak for matrices
     b1: float = 0.95  # decay of the first moment
-    b2: float = 0.99  # decay of the second moment
-    eps: float = 1e-8  # added to the root of the second moment
     gamma: float = 0.025  # strength of the correction
     exact: bool = False  # h by a second gradient, on this batch
 
     def validate(self) -> None:
         super().validate()
         check_number("b1", self.b1, least=0, below=1)
-        check_number("b2", self.b2, least=0, below=1)
-        check_number("eps", self.eps, above=0)
         check_number("gamma", self.gamma, least=0)
         if self.auxiliary.weight_decay:
             told = "must be 0: here it moves vectors alone, which do not decay"
@@ -69,6 +58,10 @@ class MARS(MatrixOptimizer):
         """What g - h is multiplied with."""
         return self.gamma * self.b1 / (1 - self.b1)
 
+    def base(self) -> optax.GradientTransformation:
+        """From corrected gradients to directions."""
+        raise NotImplementedError
+
     def estimate(self, roles: Roles) -> optax.GradientTransformation:
         if not self.exact:
             return optax.identity()
@@ -76,11 +69,34 @@ class MARS(MatrixOptimizer):
         return correct_exactly(moved, self.strength)
 
     def direction(self, roles: Roles) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.identity() if self.exact else correct(self.strength),
-            clip_each(roles),
-            optax.scale_by_adam(self.b1, self.b2, self.eps),
-        )
+        corrected = optax.identity() if self.exact else correct(self.strength)
+        return optax.chain(corrected, clip_each(roles), self.base())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MARS(VarianceReduced):
+    """AdamW on corrected gradients for matrices, embeddings and head; AdamW for vectors."""
+
+    label: ClassVar[str] = "mars"
+    search_space: ClassVar[Space] = {
+        "learning_rate": LogGrid(1e-5, 1e-1),
+        **AUXILIARY_SPACE,
+        "gamma": Choice((0.01, 0.025, 0.05)),
+        "weight_decay": DECAYS,
+    }
+    reference: ClassVar[Reference | None] = MARS_REFERENCE
+
+    learning_rate: float = 3e-3  # the peak for matrices
+    b2: float = 0.99  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
+
+    def validate(self) -> None:
+        super().validate()
+        check_number("b2", self.b2, least=0, below=1)
+        check_number("eps", self.eps, above=0)
+
+    def base(self) -> optax.GradientTransformation:
+        return optax.scale_by_adam(self.b1, self.b2, self.eps)
 
 
 class CorrectState(NamedTuple):

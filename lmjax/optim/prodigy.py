@@ -38,6 +38,7 @@ class Prodigy(Optimizer):
     """optax.contrib.prodigy with the authors' defaults."""
 
     label: ClassVar[str] = "prodigy"
+    unfit: ClassVar[tuple[str, ...]] = ("cautious", "hyperball")
     search_space: ClassVar[Space] = {
         "learning_rate": LogGrid(1e-2, 1e2),
         "growth": Choice((0.5, 1.0, 2.0)),

@@ -1,5 +1,8 @@
 """The one chain of every optimizer: clip -> direction -> decay -> -rate, then an average.
 
+Wrappers of any direction are fields here too, each off until it is asked for: `cautious`
+(lmjax/optim/cautious.py), `hyperball` (hyperball.py), `outer` (outer.py) and `ema_decay`.
+
 An optimizer differs from another in its direction only. What they share stands here once: the
 global-norm clip, decoupled weight decay by role, the schedule, the sign, and which rule moves
 which leaf. Decay is multiplied by the rate, as in torch.optim.AdamW:
@@ -15,7 +18,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Integer
 
-from lmjax.errors import check_number
+from lmjax.errors import FieldError, check_number
+from lmjax.optim.cautious import cautious
+from lmjax.optim.hyperball import TURNED, on_sphere, relative
+from lmjax.optim.outer import Outer
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.parts import Part
@@ -54,14 +60,38 @@ class Optimizer(Rule):
     caution: ClassVar[str] = ""  # what `describe` tells of where it may be used
     search_space: ClassVar[Space] = {"learning_rate": LogGrid(1e-5, 1.0)}  # what it is tuned over
     reference: ClassVar[Reference | None] = None  # None: nothing that it was compared with
+    unfit: ClassVar[tuple[str, ...]] = ()  # wrappers that it cannot take
 
     clip_norm: float = 0.0  # largest global norm of the gradient; 0 = no clipping
     ema_decay: float = 0.0  # of the average of the parameters, which is evaluated then; 0 = none
+    cautious: bool = False  # step only where the direction agrees with the gradient in sign
+    hyperball: bool = False  # keep the norms of matrices, and make those of their steps relative
+    outer: Outer = Outer()  # steps between points that are many updates apart
 
     def validate(self) -> None:
         super().validate()
         check_number("clip_norm", self.clip_norm, least=0)
         check_number("ema_decay", self.ema_decay, least=0, below=1)
+        for name in self.unfit:
+            if getattr(self, name):
+                raise FieldError(name, True, f"must be False: {self.label} cannot be wrapped so")
+        if self.cautious and self.keeps_signs:
+            told = f"must be False: {self.label} always has the gradient's signs"
+            raise FieldError("cautious", self.cautious, told)
+        if self.hyperball and self.weight_decay:
+            told = "must be 0 with hyperball, which keeps the norms of matrices"
+            raise FieldError("weight_decay", self.weight_decay, told)
+        if self.outer != Outer() and self.hyperball:
+            told = "must be False with outer steps, which leave the sphere"
+            raise FieldError("hyperball", self.hyperball, told)
+        if self.outer != Outer() and self.ema_decay:
+            told = f"must be 0: outer:{self.outer.label} has its own place to evaluate at"
+            raise FieldError("ema_decay", self.ema_decay, told)
+
+    @property
+    def keeps_signs(self) -> bool:
+        """Whether its direction always has the gradient's signs."""
+        return False
 
     def rule_for(self, leaf: Leaf) -> Rule:
         """The rule that moves this leaf."""
@@ -69,7 +99,8 @@ class Optimizer(Rule):
 
     def evaluation_params(self, opt_state: Any, params: Any) -> Any:
         """Where the model is evaluated, which averaging methods put elsewhere than `params`."""
-        return opt_state["averaging"].average if self.ema_decay else params
+        state = opt_state["averaging"]
+        return state.average if self.ema_decay else self.outer.evaluation_params(state, params)
 
     def estimate(self, roles: Roles) -> optax.GradientTransformation:
         """What stands in for the gradient, ahead of the clip, where every leaf is at hand."""
@@ -77,7 +108,7 @@ class Optimizer(Rule):
 
     def averaging(self, factor: Factor) -> optax.GradientTransformation:
         """The last link, which sees the step itself; `evaluation_params` reads its state."""
-        return _average(self.ema_decay) if self.ema_decay else optax.identity()
+        return _average(self.ema_decay) if self.ema_decay else self.outer.averaging()
 
     def build(
         self,
@@ -111,11 +142,19 @@ class Optimizer(Rule):
             return learning_rate if rule is self else rule.learning_rate
 
         decays = map_roles(lambda leaf, rule: leaf.decays * rule.weight_decay, roles, rules)
-        return [
-            ("direction", _by_rule(roles, rules)),
+        direction = _by_rule(roles, rules)
+        links: Links = [
+            ("direction", cautious(direction, roles) if self.cautious else direction),
             ("decay", _add_decay(decays)),
             ("rate", _scale_by_rate(jax.tree.map(rate, rules, is_leaf=_is_rule), factor)),
         ]
+        if self.hyperball:
+            turned = map_roles(
+                lambda leaf, rule: rule is self and leaf.role in TURNED, roles, rules
+            )
+            links.insert(-1, ("relative", relative(roles, turned)))
+            links.append(("sphere", on_sphere(roles, turned)))
+        return links
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,10 @@ class RMSProp(Optimizer):
         check_number("momentum", self.momentum, least=0, below=1)
         check_number("eps", self.eps, above=0)
 
+    @property
+    def keeps_signs(self) -> bool:
+        return self.momentum == 0
+
     def direction(self, roles: Roles) -> optax.GradientTransformation:
         return optax.chain(
             optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=False),

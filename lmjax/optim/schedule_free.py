@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import FieldError, check_number
+from lmjax.optim.outer import Outer
 from lmjax.optim.recipe import DECAYS, Factor, Optimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
@@ -59,6 +60,15 @@ class ScheduleFreeAdamW(Optimizer):
         check_number("eps", self.eps, above=0)
         if self.ema_decay:
             raise FieldError("ema_decay", self.ema_decay, f"must be 0: {self.label} averages too")
+        if self.hyperball:
+            told = f"must be False: {self.label} is evaluated at an average, off the sphere"
+            raise FieldError("hyperball", self.hyperball, told)
+        if self.outer != Outer():
+            raise FieldError("outer", self.outer.label, f"must be none: {self.label} averages too")
+
+    @property
+    def keeps_signs(self) -> bool:
+        return True
 
     def direction(self, roles: Roles) -> optax.GradientTransformation:
         return optax.scale_by_rms(self.b2, self.eps, eps_in_sqrt=False, bias_correction=True)

@@ -36,5 +36,9 @@ class SGD(Optimizer):
 
     learning_rate: float = 0.1  # the peak of the schedule
 
+    @property
+    def keeps_signs(self) -> bool:
+        return True
+
     def direction(self, roles: Roles) -> optax.GradientTransformation:
         return optax.identity()
