@@ -24,6 +24,7 @@ from etils import epath
 from lmjax.errors import InputError
 from lmjax.runfiles import LOCK
 
+LONGEST = 255  # bytes of a name, in the file systems of Linux
 HELD = (errno.EWOULDBLOCK, errno.EACCES)  # some NFS clients answer with the second
 
 
@@ -32,18 +33,30 @@ def check_takeable(path: epath.Path) -> None:
 
     Changes nothing, and so promises nothing: it is there to refuse before anything is compiled.
     """
-    near = path
-    while not near.exists():
-        near = near.parent
-    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        told = "no permission" if near.is_dir() else "not a directory"
-        raise InputError(f"run directory {path}: not writable ({near}: {told})")
+    check_makeable(path, f"run directory {path}")
     try:
         # For writing too, since NFS locks no other.
         with open(path / LOCK, "r+", errors="replace") as file:
             _lock(file, path)
     except OSError:
         return  # no lock yet, or a directory that `holding` will refuse
+
+
+def check_makeable(path: epath.Path, told: str) -> None:
+    """Refuse a directory that could not be made or written to; touches nothing.
+
+    `told` is how it is named to the user.
+    """
+    near = path
+    while not near.exists():
+        if os.path.islink(near):
+            raise InputError(f"{told}: not writable ({near}: a link that leads nowhere)")
+        if len(os.fsencode(near.name)) > LONGEST:
+            raise InputError(f"{told}: not writable (the name is too long)")
+        near = near.parent
+    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+        why = "no permission" if near.is_dir() else "not a directory"
+        raise InputError(f"{told}: not writable ({near}: {why})")
 
 
 @contextlib.contextmanager

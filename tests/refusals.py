@@ -1,4 +1,4 @@
-"""Commands that are to be refused, each run by `lmjax.cli.main` in a process that has no device yet.
+"""Commands to be refused, each run by `lmjax.cli.main` in a process that has no device yet.
 
 One process serves all cases of a test file, so that JAX is imported once. It says of each case what
 `main` returned or raised, what was written to stdout and stderr, by native code as well, whether

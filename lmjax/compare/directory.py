@@ -26,6 +26,7 @@ from lmjax.console import Console
 from lmjax.environment import command_line
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
+from lmjax.lock import check_makeable
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.record import digest, record_difference
 from lmjax.runfiles import draft_of, read_json, write_json
@@ -52,12 +53,7 @@ def check(path: epath.Path, plan: Plan) -> Strategy | None:
     for label, _, experiment in plan.variants:
         if experiment.data.reads(str(path)):
             raise InputError(f"--out {path}: {label} would read what lies there as data")
-    near = path
-    while not near.exists():
-        near = near.parent
-    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        told = "no permission" if near.is_dir() else "not a directory"
-        raise InputError(f"--out {path}: not writable ({near}: {told})")
+    check_makeable(path, f"--out {path}")
     try:
         if not path.exists():
             return None
