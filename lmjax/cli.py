@@ -340,10 +340,12 @@ def list_runs(words: Sequence[str]) -> None:
     check_writable(given.json)
     from lmjax import results, runs
 
+    if given.table is not None:
+        results.read_table(given.table)  # before anything is told
     listing = runs.list_runs(given.directory)
     print(runs.to_text(listing, given.directory))
     write_json(given.json, listing.to_json())
-    if given.table:
+    if given.table is not None:
         written = results.write_table(given.table, listing.runs)
         others = f"; {written.others} runs of experiments that are not ours have none"
         print(f"{given.table}: {written.rows} rows" + (others if written.others else ""))

@@ -11,6 +11,7 @@ from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.parallel import abstract_state
+from lmjax.room import check_restored
 from lmjax.state import TrainState
 
 
@@ -41,6 +42,7 @@ def load(run: str, step: int | None = None) -> Loaded:
         raise InputError(
             f"{path / runfiles.CONFIG}: its batch does not fit its model: {told}"
         ) from None
+    check_restored(abstract, str(path))
     state, _ = checkpoints.restore(chosen, abstract)
     checkpoints.close()
     params = experiment.optimizer.evaluation_params(state.opt_state, state.params)

@@ -47,6 +47,8 @@ class BPE(Tokenizer):
         if not self.path:
             self.check_merges(documents())
             return BPECodec(learn(documents(), self.vocab_size), "the learnt vocabulary")
+        if not epath.Path(self.path).is_file():
+            raise FieldError("path", self.path, "cannot be read (no such file)")
         return read_codec(epath.Path(self.path))
 
     def check_merges(self, documents: Iterable[bytes]) -> None:
@@ -84,9 +86,7 @@ class BPECodec(Codec):
         special = {token["id"] for token in added if token["special"]}
         self.vocab_size = max([*vocabulary.values(), *(token["id"] for token in added)]) + 1
         if self.vocab_size > MOST_IDS:  # before a list of so many is made
-            raise InputError(
-                f"{name}: its largest id is {self.vocab_size - 1}; {MOST_IDS} are most"
-            )
+            raise InputError(f"{name}: the id {self.vocab_size - 1}: must be < {MOST_IDS}")
         self.pieces = [b""] * self.vocab_size
         for text, number in vocabulary.items():
             if number not in special:

@@ -28,6 +28,7 @@ INFO = "dataset_info.json"  # in every complete data set
 NAME = re.compile(r"([a-zA-Z]\w*)(?:/([\w+-][\w+.-]*))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
 FEATURES = "features.json"  # what a record holds, by the classes that read it
+CLASS = ("pythonClassName", "python_class_name")  # and `type`, as older versions wrote it
 OWN_CLASS = re.compile(r"tensorflow_datasets(\.\w+)+", re.ASCII)
 BLOCK = 512  # records read at once where a whole split is read
 
@@ -175,10 +176,7 @@ def _class_names(held: Any) -> Iterator[str]:
     if not isinstance(held, dict):
         return
     for key, inner in held.items():
-        if key in ("pythonClassName", "python_class_name") or (key, "content" in held) == (
-            "type",
-            True,
-        ):
+        if key in CLASS or (key == "type" and "content" in held):
             yield str(inner)
         elif key == "json" and isinstance(inner, str):
             with contextlib.suppress(ValueError, RecursionError):  # TFDS cannot read it either
