@@ -76,8 +76,6 @@ def outcome(folder: Path, words: Sequence[str], **environment: str) -> Outcome:
     found = _servers[key].run(folder, words)
     if found is None:
         raise AssertionError(f"{words} ended its process with {_servers.pop(key).end}")
-    if found.touched:  # the next case begins without
-        del _servers[key]
     return found
 
 
@@ -143,6 +141,7 @@ def serve() -> None:
     import lmjax.train  # noqa: F401
     from experiments import char_gpt, digits_fcn  # noqa: F401
 
+    sys.path.insert(0, "")  # as in `python -m lmjax`, where a folder can bring modules of its own
     answers = os.fdopen(os.dup(1), "w")
     most = status("VmSize") + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -151,6 +150,7 @@ def serve() -> None:
         os.chdir(request["folder"])
         signal.alarm(SECONDS)
         answers.write(json.dumps(answer(request["words"])) + "\n")
+        os.chdir("/")  # so that the folder can be removed
         answers.flush()
         signal.alarm(0)
 
@@ -158,6 +158,7 @@ def serve() -> None:
 def answer(words: list[str]) -> dict[str, Any]:
     """The outcome of one command, as plain values."""
     from jax._src import xla_bridge
+    from jax.extend.backend import clear_backends
 
     from lmjax import cli
 
@@ -178,8 +179,9 @@ def answer(words: list[str]) -> dict[str, Any]:
             file.seek(0)
             texts.append(file.read().decode(errors="backslashreplace"))
     touched = bool(xla_bridge._backends)
-    found = Outcome(returned, texts[0], texts[1], raised, touched, peak)
-    return found._asdict()
+    if touched:  # the next case begins without
+        clear_backends()
+    return Outcome(returned, texts[0], texts[1], raised, touched, peak)._asdict()
 
 
 def reset_peak() -> int:
