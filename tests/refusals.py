@@ -131,6 +131,8 @@ def content(folder: Path) -> dict[str, bytes | str]:
 def serve() -> None:
     """Answer one line of stdin after the other, until there are no more."""
     import safetensors  # noqa: F401  # that what is imported counts for no case
+    import sklearn.datasets
+    import sklearn.model_selection  # noqa: F401
     import tokenizers  # noqa: F401
     import tyro  # noqa: F401
     from PIL import Image  # noqa: F401

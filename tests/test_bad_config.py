@@ -117,7 +117,7 @@ OTHERS = [  # all words
     ("reproduce nowhere --steps x", "argument --steps: 'x' must be a whole number"),
     ("compare char_gpt_tiny --optimizers adamw adamw", "'adamw' is given twice"),
     ("compare char_gpt_tiny --optimizers adamw moun", "nearest: muon"),
-    ("compare char_gpt_tiny --seeds 0", "--seeds 0"),
+    ("compare char_gpt_tiny --seeds 0", "--seeds: 0 seed; must be at least 2"),
 ]  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_other_commands(tmp_path, words, told):
 DEVICES = [  # on 8; how many there are is known only to JAX
     ("--parallel.fsdp 3", "'data 0 x fsdp 3 x sequence 1 x tensor 1': must multiply to the 8"),
     ("--parallel.data 2 --parallel.tensor 2", "must multiply to the 8 devices"),
-    ("--batch-size 12", "batch_size = 12: must be divisible by"),
+    ("--batch-size 12", "batch_size = 12: its micro-batches of 12 rows must be divisible by the 8"),
 ]
 
 
@@ -154,7 +154,7 @@ def test_what_is_not_refused_shows_in_every_way(tmp_path):
     assert content(tmp_path) != before
     (tmp_path / "bad.py").write_text("import sys\nsys.exit(3)\n")
     assert "SystemExit: 3" in outcome(tmp_path, ["train", "bad.py"]).raised
-    (tmp_path / "large.py").write_text("import jax\nx = bytes(2**28)\njax.devices()\n")
+    (tmp_path / "large.py").write_text("import jax\nx = b'x' * 2**28\njax.devices()\n")
     large = outcome(tmp_path, ["train", "large.py"])
     assert large.status == 2
     assert large.touched
