@@ -158,7 +158,7 @@ EXAMPLES = [  # what is there, words after `train digits_fcn`, what is told
     (both(images(), lambda folder: (folder / "im" / "emu").mkdir()), "--data.source images:im",
      "im/emu: the folder of this class is empty"),
     (images(), "--data.source images:im --data.held-out 3", "data.held_out = 3: must be >= 2 and"),
-    (images(), "--data.source images:im --data.held-out 2", "task.model"),
+    (images(), "--data.source images:im --data.image-size 8193", "data.image_size = 8193: must be"),
 ]  # fmt: skip
 COMMANDS = [  # what is there, all words, what is told
     (nothing, "data describe digit", "unknown data set 'digit'; nearest: digits"),

@@ -44,7 +44,7 @@ ROWS = [  # words, what is told
     ([*RUN, "--init-from", LONG], "xxx: the name is too long"),
     ([*RUN, "--data.source", f"text:{LONG}"], "xxx': no such file"),
     (["train", f"{LONG}.py"], "File name too long"),
-    (["eval", LONG], "too long"),
+    (["eval", LONG], "xxx is not a run directory"),
     (["export", "x", "--out", LONG], "xxx: the name is too long"),
     # names of runs that would lead out of their folder
     ([*RUN, "--name", "../x"], "name = '../x': must be up to 80 letters, digits and underscores"),
@@ -112,7 +112,7 @@ def test_a_file_that_an_index_of_weights_may_not_name(tmp_path, name):
     text = json.dumps({"weight_map": {"a": name}})
     (tmp_path / "model.safetensors.index.json").write_text(text)
     words = [*RUN, "--init-from", "."]
-    told = refused(tmp_path, words, "model.safetensors.index.json")
+    told = refused(tmp_path, words, "index")
     assert "outside of its folder" in told or "lacks files that its index names" in told
 
 

@@ -130,7 +130,8 @@ def _file(name: str, record: Any) -> File:
 
 def _check_name(field: str, name: Any) -> None:
     """Refuse what is no plain name of a file, and could lead out of the folder."""
-    if not isinstance(name, str) or name == ".." or PurePath(name).name != name or "\0" in name:
+    plain = isinstance(name, str) and name not in ("", "..") and PurePath(name).name == name
+    if not plain or "\0" in name:
         raise FieldError(field, name, "must be the plain name of a file in this folder")
 
 
