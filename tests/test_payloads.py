@@ -45,7 +45,7 @@ def zipped(*files: tuple[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-YAML = b"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [ran]]\n"
+YAML = b"!!python/object/apply:os.mkdir [ran]\n"
 MODULE = "from pathlib import Path\nPath('ran').touch()\n"
 MSGPACK = b"\xdd\xff\xff\xff\xff"  # a list of 4 billion things
 TORCH = zipped(("archive/data.pkl", pickled(2)), ("archive/version", b"3\n"))
@@ -54,14 +54,13 @@ DEEP = b"[" * 1_000_000
 SPARSE = 2**36  # bytes of a file that takes none of the disk
 
 
-def weights(content: bytes, name: str = WHOLE):
+def weights(content: bytes | int, name: str = WHOLE):
     """A folder to start from, and the words that do."""
 
     def make(folder: Path) -> list[str]:
-        (folder / "model").mkdir()
-        (folder / "model" / name).write_bytes(content)
-        (folder / "model" / "config.json").write_text('{"model_type": "gpt2"}')
-        return ["train", "char_gpt", "--workdir", "run", "--init-from", "model"]
+        placed("model/config.json", b'{"model_type": "gpt2"}')(folder)
+        start = ["train", "char_gpt", "--workdir", "run", "--init-from", "model"]
+        return placed(f"model/{name}", content, *start)(folder)
 
     return make
 
@@ -124,7 +123,7 @@ def tokenizer(number: int) -> bytes:
     """A tokenizer.json whose last token has this id."""
     from lmjax.data.bpe import byte_of_letter
 
-    vocabulary = {letter: byte for letter, byte in byte_of_letter().items()} | {"ab": number}
+    vocabulary = byte_of_letter() | {"ab": number}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     model = {"type": "BPE", "vocab": vocabulary, "merges": []}
     held = {"version": "1.0", "added_tokens": [], "pre_tokenizer": level, "model": model}
@@ -192,12 +191,11 @@ PAYLOADS = {  # what puts it in place and says the words -> what is told
     "brackets as space": (placed("s.json", DEEP, *SPACE), "s.json: "),
     "64 GB as config": (placed("run/config.json", SPARSE, "eval", "run"), "68,719,476,736 bytes"),
     "64 GB as index": (placed("i/index.json", SPARSE, *LM, "tokens:i"), "68,719,476,736 bytes"),
-    "64 GB as safetensors": (placed(f"m/{WHOLE}", SPARSE, "train", "char_gpt", "--init-from", "m"),
-                             "not safetensors"),
-    "an id of 4 billion": (placed("t.json", tokenizer(2**32 - 1), *BPE), "largest id is 4294967295"),
+    "64 GB as safetensors": (weights(SPARSE), "not safetensors"),
+    "an id of 4 billion": (placed("t.json", tokenizer(2**32 - 1), *BPE), "the id 4294967295: must be"),
     "a digit too many": (placed("run/config.json", b'{"a": ' + b"9" * 10**6 + b"}", "eval", "run"),
                          "cannot be read"),
-    "pixels": (pictures(png(60_000, 60_000, bytes(10))), "60000 x 60000 are more than 67,108,864"),
+    "pixels": (pictures(png(60_000, 60_000, bytes(10))), "0.png: cannot be read as an image"),
     "zeros as pixels": (pictures(png(16_384, 8_192, bytes(8_192 * 2_049))), "more than 67,108,864"),
     # headers of safetensors
     "header overlaps": (weights(entries(a=([2], [0, 8]), b=([1], [4, 8]))), "not safetensors"),
@@ -206,13 +204,13 @@ PAYLOADS = {  # what puts it in place and says the words -> what is told
     "header overflows": (weights(entries(a=([2**32, 2**32], [0, 8]))), "not safetensors"),
     "header is reversed": (weights(entries(a=([2], [8, 0]))), "not safetensors"),
     "header is negative": (weights(entries(a=([-2], [0, 8]))), "not safetensors"),
-    "header is longer than its file": (weights(tensors("{}", 2**63)), "not safetensors"),
+    "header longer than its file": (weights(tensors("{}", 2**63)), "not safetensors"),
     "header is deep": (weights(tensors(b'{"a":' * 100_000)), "not safetensors"),
     "header is no JSON": (weights(tensors(pickled(0))), "not safetensors"),
     # names of code
     "a class of features": (features(json.dumps({"pythonClassName": "evil.Feature"})), "evil.Feat"),
     "a nested class": (features(json.dumps({"type": "tensorflow_datasets.core.features.features_"
-        "dict.FeaturesDict", "content": {"a": {"type": "evil.Feature", "content": {}}}})), "evil.F"),
+        "dict.FeaturesDict", "content": {"a": {"type": "evil.Feature", "content": {}}}})), "evil."),
     "a class within a text": (features(json.dumps({"pythonClassName": "tensorflow_datasets.core."
         "features.features_dict.FeaturesDict", "jsonFeature": {"json": NESTED}})), "evil.Feature"),
 }  # fmt: skip
