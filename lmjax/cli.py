@@ -261,11 +261,14 @@ def reproduce(words: Sequence[str]) -> int:
         "--windows", type=whole, help="so many short pieces, spread over the seed and checkpoints"
     )
     parser.add_argument("--cell", help="of a comparison, in place of a run: the ID of one cell")
+    parser.add_argument("--code", help="of a cell: the file PATH.py that the comparison is of")
     parser.add_argument("--json", help="where to write what was found")
     given = parser.parse_args(words)
     check_writable(given.json)
     if given.cell is not None:
         return _reproduce_cell(given)
+    if given.code is not None:
+        raise InputError("reproduce: --code is of a --cell")
     from lmjax.archive import open_run
     from lmjax.reproduce import adjust, reproduce
 
@@ -285,7 +288,7 @@ def _reproduce_cell(given: Any) -> int:
     from lmjax.compare.rerun import rerun_cell
 
     _keep_compiled()
-    found = rerun_cell(given.run, given.cell)
+    found = rerun_cell(given.run, given.cell, given.code)
     print(found.line)
     write_json(given.json, found.record)
     return 0 if found.reproduced else 1
