@@ -192,7 +192,7 @@ PAYLOADS = {  # what puts it in place and says the words -> what is told
     "64 GB as config": (placed("run/config.json", SPARSE, "eval", "run"), "68,719,476,736 bytes"),
     "64 GB as index": (placed("i/index.json", SPARSE, *LM, "tokens:i"), "68,719,476,736 bytes"),
     "64 GB as safetensors": (weights(SPARSE), "not safetensors"),
-    "an id of 4 billion": (placed("t.json", tokenizer(2**32 - 1), *BPE), "the id 4294967295: must be"),
+    "an id of 4 billion": (placed("t.json", tokenizer(2**32 - 1), *BPE), "the id 4294967295: "),
     "a digit too many": (placed("run/config.json", b'{"a": ' + b"9" * 10**6 + b"}", "eval", "run"),
                          "cannot be read"),
     "pixels": (pictures(png(60_000, 60_000, bytes(10))), "0.png: cannot be read as an image"),
