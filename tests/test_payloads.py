@@ -143,6 +143,23 @@ def features(text: str):
     return make
 
 
+def named(path: str, held: Any, *words: str):
+    """A record that names the module `evil`, which lies beside it."""
+
+    def make(folder: Path) -> list[str]:
+        placed("evil.py", MODULE.encode())(folder)
+        return placed(path, json.dumps(held).encode(), *words)(folder)
+
+    return make
+
+
+def run_of(experiment: str, part: str):
+    """A run of such an experiment."""
+    held = {"experiment": experiment, "config": {"part": part}, "data": {"name": "", "digest": ""}}
+    return named("run/config.json", {**held, "tokenizer": None, "batch": {}}, "eval", "run")
+
+
+PLAN = {"plan": {"name": "evil.py"}}
 NESTED = json.dumps({"features": {"a": {"type": "evil.Feature", "content": {}}}})
 BPE = ["train", "char_gpt", "data.tokenizer:bpe", "--data.tokenizer.path", "t.json"]
 LM = ["train", "char_gpt", "--data.source"]
@@ -208,6 +225,12 @@ PAYLOADS = {  # what puts it in place and says the words -> what is told
     "header is deep": (weights(tensors(b'{"a":' * 100_000)), "not safetensors"),
     "header is no JSON": (weights(tensors(pickled(0))), "not safetensors"),
     # names of code
+    "a file of a plan": (named("c/plan.json", PLAN, "reproduce", "c", "--cell", "x"),
+                         "c was made of evil.py, which is not run unasked; name it by --code"),
+    "a module of a run": (run_of("evil", "experiment"), "fields missing or unexpected: "),
+    "a path of a run": (run_of("../evil", "experiment"), "experiment: name = '../evil': must be"),
+    "a function of a run": (run_of("char_gpt", "os.system"), "unknown "),
+    "a part of a run": (run_of("char_gpt", "adamw"), "part 'adamw'; "),
     "a class of features": (features(json.dumps({"pythonClassName": "evil.Feature"})), "evil.Feat"),
     "a nested class": (features(json.dumps({"type": "tensorflow_datasets.core.features.features_"
         "dict.FeaturesDict", "content": {"a": {"type": "evil.Feature", "content": {}}}})), "evil."),
@@ -252,6 +275,12 @@ def test_the_payloads_would_run(tmp_path, monkeypatch, read):
     assert not Path(RAN).exists()
     read()
     assert Path(RAN).exists()
+
+
+def test_the_file_of_a_plan_would_run(tmp_path):
+    PAYLOADS["a file of a plan"][0](tmp_path)
+    outcome(tmp_path, ["reproduce", "c", "--cell", "x", "--code", "evil.py"])
+    assert (tmp_path / RAN).exists()
 
 
 def test_what_takes_memory_is_seen_to_take_it(tmp_path):
