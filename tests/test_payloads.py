@@ -208,7 +208,7 @@ PAYLOADS = {  # what puts it in place and says the words -> what is told
     "brackets as space": (placed("s.json", DEEP, *SPACE), "s.json: "),
     "64 GB as config": (placed("run/config.json", SPARSE, "eval", "run"), "68,719,476,736 bytes"),
     "64 GB as index": (placed("i/index.json", SPARSE, *LM, "tokens:i"), "68,719,476,736 bytes"),
-    "64 GB as safetensors": (weights(SPARSE), "not safetensors"),
+    "64 GB as safetensors": (weights(SPARSE), "cannot be mapped into memory"),
     "an id of 4 billion": (placed("t.json", tokenizer(2**32 - 1), *BPE), "the id 4294967295: "),
     "a digit too many": (placed("run/config.json", b'{"a": ' + b"9" * 10**6 + b"}", "eval", "run"),
                          "cannot be read"),
