@@ -145,6 +145,16 @@ def test_a_mesh_that_does_not_fit_the_devices(tmp_path, words, told):
     refused(tmp_path, words, told, touches=True, most=2**30, XLA_FLAGS=flags)
 
 
+def test_a_checkpoint_of_other_precision(run, tmp_path):
+    for words in (["eval", "run"], ["train", "digits_fcn", "--init-from", "run"]):
+        told = refused(tmp_path, words, touches=True, most=2**30, JAX_ENABLE_X64="1")
+        assert "does not fit this model" in told
+    assert "float32[16], not float64[16]" in refused(
+        tmp_path, ["eval", "run"], touches=True, most=2**30, JAX_ENABLE_X64="1"
+    )
+    assert outcome(tmp_path, ["eval", "run"]).status == 0
+
+
 def test_what_is_not_refused_shows_in_every_way(tmp_path):
     """The control of `refused`: a command that is well, one that raises, one that writes."""
     (tmp_path / "table.md").write_text("<!-- results: begin -->\n<!-- results: end -->\n")

@@ -164,7 +164,7 @@ def test_a_directory_of_another_comparison_is_refused(experiment, whole, capsys)
     assert len(told.splitlines()) == 1
 
 
-def test_a_cell_comes_out_again_to_the_bit_or_says_where_not(whole, tmp_path, capsys):
+def test_a_cell_comes_out_again_to_the_bit_or_says_where_not(experiment, whole, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     cell = next(name for name in cell_files(out) if "/seed1" in name and "again" in name)
