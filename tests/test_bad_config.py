@@ -145,13 +145,12 @@ def test_a_mesh_that_does_not_fit_the_devices(tmp_path, words, told):
     refused(tmp_path, words, told, touches=True, most=2**30, XLA_FLAGS=flags)
 
 
-def test_a_checkpoint_of_other_precision(run, tmp_path):
-    for words in (["eval", "run"], ["train", "digits_fcn", "--init-from", "run"]):
+def test_a_checkpoint_of_other_precision(tmp_path):
+    small = ["train", "digits_fcn", "--steps", "2", "--batch-size", "16"]
+    assert outcome(tmp_path, [*small, "--workdir", "run"]).status == 0
+    for words in (["eval", "run"], [*small, "--workdir", "new", "--init-from", "run"]):
         told = refused(tmp_path, words, touches=True, most=2**30, JAX_ENABLE_X64="1")
-        assert "does not fit this model" in told
-    assert "float32[16], not float64[16]" in refused(
-        tmp_path, ["eval", "run"], touches=True, most=2**30, JAX_ENABLE_X64="1"
-    )
+        assert "params/conv/bias is float32[32], not float64[32]" in told
     assert outcome(tmp_path, ["eval", "run"]).status == 0
 
 
