@@ -7,16 +7,17 @@ swaps and errors are ours (lmjax/overrides.py), so that each refusal is one line
 import contextlib
 import errno
 import io
-import json
-import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmjax import __version__
+from lmjax.answer import check_writable, write_json
+from lmjax.console import in_one_line
+from lmjax.doctor import check_pairing
 from lmjax.errors import InputError, RunError, unknown
-from lmjax.flags import Parser, is_plain, whole
+from lmjax.flags import Parser, check_words, is_plain, whole
 from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
@@ -45,6 +46,7 @@ overrides:
 
 The same command again resumes a run that was stopped.
 """
+COMPUTING = ("train", "compare", "reproduce", "describe", "eval", "sample", "export")  # by JAX
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -75,12 +77,26 @@ def _main(words: list[str]) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
-    return _guarded(lambda: commands[_command(words[0], commands)](words[1:]))
+
+    def call() -> int | None:
+        command = commands[_command(words[0], commands)]
+        check_words(words)
+        if words[0] in COMPUTING:
+            check_pairing()
+        return command(words[1:])
+
+    return _guarded(call)
 
 
 def experiment_main(config: Callable[[], Any]) -> None:
     """The main guard of an experiment's module: `lmjax train` of it, with this process's words."""
-    sys.exit(_guarded(lambda: _launch(config(), sys.argv[1:])))
+
+    def call() -> None:
+        check_words(sys.argv[1:])
+        check_pairing()
+        _launch(config(), sys.argv[1:])
+
+    sys.exit(_guarded(call))
 
 
 def _command(name: str, commands: dict[str, Any]) -> str:
@@ -113,11 +129,6 @@ def _guarded(call: Callable[[], int | None]) -> int:
             file=sys.stderr,
         )
         return 130
-
-
-def in_one_line(text: str) -> str:
-    """The text with what would break its line, or no terminal shows, written as in Python."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def train(words: Sequence[str]) -> None:
@@ -253,11 +264,11 @@ def describe(words: Sequence[str]) -> None:
     if not words:
         raise InputError("describe needs the name of an experiment")
     path, rest = _take(words[1:], "--json", "a path")
-    _check_writable(path)
+    check_writable(path)
     experiment = overrides.apply(catalog.find(words[0]), rest, parse_value)
     told = describe.describe(experiment)
     print(describe.to_text(told))
-    _write_json(path, describe.to_json(told))
+    write_json(path, describe.to_json(told))
 
 
 def reproduce(words: Sequence[str]) -> int:
@@ -272,11 +283,14 @@ def reproduce(words: Sequence[str]) -> int:
         "--windows", type=whole, help="so many short pieces, spread over the seed and checkpoints"
     )
     parser.add_argument("--cell", help="of a comparison, in place of a run: the ID of one cell")
+    parser.add_argument("--code", help="of a cell: the file PATH.py that the comparison is of")
     parser.add_argument("--json", help="where to write what was found")
     given = parser.parse_args(words)
-    _check_writable(given.json)
+    check_writable(given.json)
     if given.cell is not None:
         return _reproduce_cell(given)
+    if given.code is not None:
+        raise InputError("reproduce: --code is of a --cell")
     from lmjax.archive import open_run
     from lmjax.reproduce import adjust, reproduce
 
@@ -285,7 +299,7 @@ def reproduce(words: Sequence[str]) -> int:
         print(told)
     _keep_compiled()  # where programs for as many cores are kept
     report = reproduce(held, given.start, given.steps, given.windows)
-    _write_json(given.json, report.record)
+    write_json(given.json, report.record)
     return 0 if report.reproduced else 1
 
 
@@ -296,9 +310,9 @@ def _reproduce_cell(given: Any) -> int:
     from lmjax.compare.rerun import rerun_cell
 
     _keep_compiled()
-    found = rerun_cell(given.run, given.cell)
+    found = rerun_cell(given.run, given.cell, given.code)
     print(found.line)
-    _write_json(given.json, found.record)
+    write_json(given.json, found.record)
     return 0 if found.reproduced else 1
 
 
@@ -311,7 +325,7 @@ def evaluate(words: Sequence[str]) -> None:
     questions = 'a file of {"context": "...", "choices": ["...", "..."], "answer": 0} lines'
     parser.add_argument("--choices", help=f"{questions}, in place of held-out data")
     given, rest = parser.parse_known_args(words)
-    _check_writable(given.json)
+    check_writable(given.json)
     if given.choices is not None:
         _evaluate_choices(given, rest)
         return
@@ -327,7 +341,7 @@ def evaluate(words: Sequence[str]) -> None:
     validate(changed)
     found = evaluate_run(given.run, given.step, changed.data if rest else None)
     print(to_text(found))
-    _write_json(given.json, found)
+    write_json(given.json, found)
 
 
 def _evaluate_choices(given: Any, rest: Sequence[str]) -> None:
@@ -338,7 +352,7 @@ def _evaluate_choices(given: Any, rest: Sequence[str]) -> None:
 
     found = evaluate_choices(given.run, given.choices, given.step)
     print(to_text(found))
-    _write_json(given.json, found)
+    write_json(given.json, found)
 
 
 def list_runs(words: Sequence[str]) -> None:
@@ -348,43 +362,18 @@ def list_runs(words: Sequence[str]) -> None:
     parser.add_argument("--json", help="where to write the list")
     parser.add_argument("--table", help="a README between whose marks to write the results")
     given = parser.parse_args(words)
-    _check_writable(given.json)
+    check_writable(given.json)
     from lmjax import results, runs
 
+    if given.table is not None:
+        results.read_table(given.table)  # before anything is told
     listing = runs.list_runs(given.directory)
     print(runs.to_text(listing, given.directory))
-    _write_json(given.json, listing.to_json())
-    if given.table:
+    write_json(given.json, listing.to_json())
+    if given.table is not None:
         written = results.write_table(given.table, listing.runs)
         others = f"; {written.others} runs of experiments that are not ours have none"
         print(f"{given.table}: {written.rows} rows" + (others if written.others else ""))
-
-
-def _check_writable(path: str | None) -> None:
-    """Refuse a path, if one was given, before what it is to hold is computed; writes nothing."""
-    if path is None:
-        return
-    folder = os.path.dirname(path) or "."
-    if not path or os.path.isdir(path):
-        told = "is a folder" if path else "is empty"
-    elif not os.path.isdir(folder):
-        told = f"no folder {folder}"
-    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        told = "no permission"
-    else:
-        return
-    raise InputError(f"--json {path}: not writable ({told})")
-
-
-def _write_json(path: str | None, value: Any) -> None:
-    """To the path, if one was given."""
-    if path is None:
-        return
-    try:
-        with open(path, "w") as file:
-            file.write(json.dumps(value, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"--json {path}: not writable ({error.strerror})") from None
 
 
 def report(words: Sequence[str]) -> None:

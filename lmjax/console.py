@@ -41,6 +41,11 @@ class Console:
             print(line(), flush=True)
 
 
+def in_one_line(text: str) -> str:
+    """The text with what would break its line, or no terminal shows, written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def clock(seconds: float | None) -> str:
     """h:mm:ss, or dashes where the time is not known yet."""
     if seconds is None:

@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 from lmjax.console import aligned
+from lmjax.errors import InputError
 
 PACKAGES = (
     "jax",
@@ -17,6 +18,7 @@ PACKAGES = (
     "numpy",
     "tyro",
 )
+PAIR = ("jax", "jaxlib", "flax")  # what breaks in other places when one of them is another
 
 
 def machine() -> dict[str, Any]:
@@ -76,8 +78,16 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def pairing(versions: dict[str, str]) -> str:
-    """Whether the installed versions are those that lmjax is tested with on this Python."""
+def check_pairing() -> None:
+    """Refuse to compute with a jax, jaxlib or flax that lmjax is not made for."""
+    wrong = [told for told in mismatches(versions()) if told.split()[0] in PAIR]
+    if wrong:
+        python = platform.python_version()
+        raise InputError(f"{'; '.join(wrong)}, as Python {python} needs it; see `lmjax doctor`")
+
+
+def mismatches(versions: dict[str, str]) -> list[str]:
+    """A line for each installed version that lmjax is not tested with on this Python."""
     from packaging.requirements import Requirement
 
     wrong = []
@@ -88,6 +98,12 @@ def pairing(versions: dict[str, str]) -> str:
             continue
         if not requirement.specifier.contains(versions[name], prereleases=True):
             wrong.append(f"{name} {versions[name]} is not {requirement.specifier}")
+    return wrong
+
+
+def pairing(versions: dict[str, str]) -> str:
+    """Whether the installed versions are those that lmjax is tested with on this Python."""
+    wrong = mismatches(versions)
     if wrong:
         return f"pairing  does NOT fit Python {platform.python_version()}: {'; '.join(wrong)}"
     return f"pairing  flax {versions['flax']} with jax {versions['jax']} fits"

@@ -3,12 +3,24 @@
 import contextlib
 import difflib
 import math
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 INT32_MOST = 2**31 - 1  # JAX counts steps, positions and ids in int32
 FLOAT32_LEAST = 2.0**-126  # what is nearer to 0, XLA takes for 0
+BUCKET = re.compile(r"(?:^|[:=])((?:gs|s3|az|hf)://)")  # which epath would ask the network for
+STORES = ("gs://", "s3://")
+DAMAGE = (  # what using a damaged record raises, where the form of each field is not checked before
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class InputError(ValueError):
@@ -61,7 +73,7 @@ def check_number(
     bounds = ((">", above), (">=", least), ("<", below), ("<=", most))
     allowed = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not real or not math.isfinite(value):
+    if not real or not is_finite(value):
         raise FieldError(field, value, f"must be a finite number {allowed}".rstrip())
     rounded = in_float32(value)
     if not math.isfinite(rounded):
@@ -78,6 +90,14 @@ def check_number(
         raise FieldError(field, value, f"must be {allowed} in float32, where it is {rounded:g}")
     if value and not rounded:
         raise FieldError(field, value, f"is 0 in float32; must be at least {FLOAT32_LEAST:.2g}")
+
+
+def is_finite(value: float | int) -> bool:
+    """Whether float64 has the number; a whole number may be larger than all that it has."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def in_float32(value: float) -> float:
@@ -105,6 +125,18 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
         near = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; nearest: {near[0]}" if near else ""
         raise FieldError(field, value, f"must be one of {', '.join(choices)}{hint}")
+
+
+def check_text(field: str, value: str, stores: bool = False) -> None:
+    """Refuse what names nothing here: a NUL, which no path has, or a place in a bucket, unless it
+    is one of those that a run may be kept in (`stores`). Memory maps need the files of this machine.
+    """
+    if "\0" in value:
+        raise FieldError(field, value, "must not hold a NUL")
+    found = BUCKET.search(value)
+    if found and not (stores and found[1] in STORES):
+        allowed = f"must lie in the file system of this machine; mount what {found[1]} names"
+        raise FieldError(field, value, allowed)
 
 
 class RunError(RuntimeError):

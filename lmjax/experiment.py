@@ -4,10 +4,17 @@ import dataclasses
 from typing import Any, ClassVar, Literal, get_args
 
 from lmjax.data import Data, Dataset
-from lmjax.errors import FieldError, InputError, check_choice, check_integer, fields_of
+from lmjax.errors import (
+    FieldError,
+    InputError,
+    check_choice,
+    check_integer,
+    check_text,
+    fields_of,
+)
 from lmjax.mesh import Parallel
 from lmjax.optim import Cosine, Optimizer, Schedule
-from lmjax.parts import Part, is_free
+from lmjax.parts import Part, is_free, leaves
 from lmjax.record import difference, digest, to_record
 from lmjax.rng import SEED_LIMIT
 from lmjax.tasks import Task
@@ -42,6 +49,10 @@ class Experiment(Part):
 
     def validate(self) -> None:
         check_name(self.name)
+        for path, (_, value) in leaves(self).items():
+            for text in value if isinstance(value, tuple) else [value]:
+                if isinstance(text, str):
+                    check_text(path, text)
         for name in ("steps", "batch_size", "accumulation", "log_every", "keep"):
             check_integer(name, getattr(self, name), least=1)
         for name in ("evaluate_every", "save_every"):

@@ -1,9 +1,32 @@
 """Flags of the commands that are no experiment."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lmjax.errors import InputError
+from lmjax.errors import InputError, check_text
+
+PROMPT = "--prompt"
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words of a command line that could only name what is not here.
+
+    A prompt is a text; a run directory may be in an object store (lmjax/remote.py).
+    """
+    for number, (before, word) in enumerate(zip(["", *words], words, strict=False), 1):
+        if before == PROMPT:
+            continue
+        run = before == "--workdir" or (number == 2 and before == "reproduce")
+        check_text(before if before.startswith("--") else f"word {number}", word, stores=run)
+
+
+def natural(word: str) -> int | None:
+    """The number that plain digits write; None for any other word, and for thousands of digits."""
+    try:
+        return int(word) if word.isascii() and word.isdecimal() else None
+    except ValueError:
+        return None
 
 
 def whole(word: str) -> int:

@@ -11,6 +11,7 @@ from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.parallel import abstract_state
+from lmjax.room import check_restored
 from lmjax.state import TrainState
 
 
@@ -36,11 +37,12 @@ def load(run: str, step: int | None = None) -> Loaded:
     mesh = make_mesh(Parallel(), jax.devices()[:1])  # whatever it was trained on
     try:
         _, abstract = abstract_state(experiment, batch, mesh)
-    except (TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:
         told = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"{path / runfiles.CONFIG}: its batch does not fit its model: {told}"
         ) from None
+    check_restored(abstract, str(path / runfiles.CONFIG))
     state, _ = checkpoints.restore(chosen, abstract)
     checkpoints.close()
     params = experiment.optimizer.evaluation_params(state.opt_state, state.params)

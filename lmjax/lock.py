@@ -25,6 +25,7 @@ from lmjax.errors import InputError
 from lmjax.remote import is_remote, told
 from lmjax.runfiles import LOCK
 
+LONGEST = 255  # bytes of a name, in the file systems of Linux
 HELD = (errno.EWOULDBLOCK, errno.EACCES)  # some NFS clients answer with the second
 
 
@@ -35,18 +36,30 @@ def check_takeable(path: epath.Path) -> None:
     """
     if is_remote(path):
         return
-    near = path
-    while not near.exists():
-        near = near.parent
-    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        why = "no permission" if near.is_dir() else "not a directory"
-        raise InputError(f"run directory {path}: not writable ({near}: {why})")
+    check_makeable(path, f"run directory {path}")
     try:
         # For writing too, since NFS locks no other.
         with open(path / LOCK, "r+", errors="replace") as file:
             _lock(file, path)
     except OSError:
         return  # no lock yet, or a directory that `holding` will refuse
+
+
+def check_makeable(path: epath.Path, told: str) -> None:
+    """Refuse a directory that could not be made or written to; touches nothing.
+
+    `told` is how it is named to the user.
+    """
+    near = path
+    while not near.exists():
+        if os.path.islink(near):
+            raise InputError(f"{told}: not writable ({near}: a link that leads nowhere)")
+        if len(os.fsencode(near.name)) > LONGEST:
+            raise InputError(f"{told}: not writable (the name is too long)")
+        near = near.parent
+    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+        why = "no permission" if near.is_dir() else "not a directory"
+        raise InputError(f"{told}: not writable ({near}: {why})")
 
 
 @contextlib.contextmanager

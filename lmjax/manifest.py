@@ -43,6 +43,7 @@ MEANING: dict[Rung, str] = {
 }
 
 TEXTS: Any = dict[str, str]
+WORDS: Any = list[str]
 PART: dict[str, Any] = {"digest": str, "operations": int, "dtypes": dict, "modules": TEXTS}
 FIELDS: dict[str, Any] = {
     "schema": int,
@@ -52,17 +53,17 @@ FIELDS: dict[str, Any] = {
     "keys": dict,  # purpose -> data of its keys at steps 0 and 1, in hex
     "leaves": TEXTS,  # path -> dtype and shape, of the state
     "rung": str,
-    "limits": list,  # why it is no higher one
+    "limits": WORDS,  # why it is no higher one
     "launches": list,
 }
 LAUNCH: dict[str, Any] = {
     "from_step": int,
     "began": str,
-    "command": list,
+    "command": WORDS,
     "config_sha256": str,  # of config.json
     "code": {
         "commit": (str, type(None)),
-        "changed": list,
+        "changed": WORDS,
         "diff": (str, type(None)),
         "tree": str,
         "files": TEXTS,
@@ -72,7 +73,7 @@ LAUNCH: dict[str, Any] = {
     "settings": dict,
     "compiler": dict,
     "versions": TEXTS,
-    "machine": {"system": str, "processor": str, "processor_flags": list, "cores": list},
+    "machine": {"system": str, "processor": str, "processor_flags": WORDS, "cores": list},
     "devices": {"platform": str, "kind": str, "count": int, "processes": int, "mesh": dict},
     "program": {
         "stablehlo": str,
@@ -235,4 +236,6 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, dict)
     if kind is TEXTS:
         return isinstance(value, dict) and all(isinstance(x, str) for x in value.values())
+    if kind is WORDS:
+        return isinstance(value, list) and all(isinstance(x, str) for x in value)
     return isinstance(value, kind) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.data import Batch
 from lmjax.errors import FieldError
 from lmjax.experiment import Experiment
+from lmjax.flags import natural
 from lmjax.load import open_checkpoints
 from lmjax.parallel import abstract_variables
 from lmjax.pretrained.folder import Folder, is_folder
@@ -55,12 +56,12 @@ def find_origin(experiment: Experiment, batch: Batch) -> Origin | None:
         return Pretrained(Folder(Path(given)), experiment.task.model, params)
     name, at, step = given.rpartition("@")
     if not at:
-        name, step = given, ""
-    elif not (step.isascii() and step.isdecimal()):
+        name, wanted = given, None
+    elif (wanted := natural(step)) is None:
         raise FieldError("init_from", given, "must be RUN, RUN@STEP or a folder of safetensors")
     if Path(name).is_file():
         raise FieldError("init_from", given, "must be a directory, not a file")
     checkpoints = open_checkpoints(rundir.named(name))
-    chosen = checkpoints.choose(int(step) if step else None)
+    chosen = checkpoints.choose(wanted)
     checkpoints.check_weights(chosen, params, abstract)
     return OfRun(checkpoints, chosen)

@@ -8,6 +8,7 @@ import jax
 from etils import epath
 
 from lmjax.errors import InputError
+from lmjax.flags import natural
 from lmjax.operations import read_trace, table
 from lmjax.parallel import Program
 
@@ -27,9 +28,10 @@ def read_window(text: str, newest: int, steps: int) -> Window:
     The first step of a process compiles, so the window cannot hold it.
     """
     start, _, stop = text.partition(":")
-    if not (start.isdecimal() and stop.isdecimal()):
+    first, last = natural(start), natural(stop)
+    if first is None or last is None:
         raise InputError(f"--profile {text}: must be START:STOP, two numbers of steps")
-    window = Window(int(start), int(stop))
+    window = Window(first, last)
     if not newest < window.start < window.stop <= steps:
         told = f"must be {newest + 1} <= START < STOP <= {steps}"
         raise InputError(f"--profile {text}: {told}; the first step compiles and is not traced")

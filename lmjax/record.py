@@ -9,7 +9,7 @@ import json
 import typing
 from typing import Any, TypeVar
 
-from lmjax.errors import InputError, unknown
+from lmjax.errors import InputError, is_finite, unknown
 from lmjax.parts import Part, alternatives, field_types
 
 P = TypeVar("P", bound=Part)
@@ -30,7 +30,7 @@ def from_record(base: type[P], record: Any, path: str = "config") -> P:
     if not isinstance(record, dict) or PART not in record:
         raise InputError(f"{path}: not the record of a {base.__name__}")
     choices: dict[str, Any] = alternatives(base)
-    if record[PART] not in choices:
+    if not isinstance(record[PART], str) or record[PART] not in choices:
         raise unknown(f"{path} part", str(record[PART]), choices)
     cls = choices[record[PART]]
     types = field_types(cls)
@@ -55,7 +55,7 @@ def _plain(kind: Any, value: Any, path: str) -> Any:
         return tuple(_plain(args[0], item, path) for item in value)
     if origin is typing.Literal and value in args:
         return value
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if kind is float and (type(value) is float or (type(value) is int and is_finite(value))):
         return float(value)
     if isinstance(kind, type) and type(value) is kind:
         return value

@@ -35,16 +35,7 @@ def write_table(file: str, runs: list[Listed]) -> Written:
     without the marks, and for a result that lacks what a row says.
     """
     path = epath.Path(file)
-    if not path.is_file():
-        raise InputError(f"{file}: no such file")
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
-    before, begin, rest = text.partition(BEGIN)
-    table, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"{file}: the table needs the marks {BEGIN} and {END} around it")
+    before, table, after = read_table(file)
     rows = {}
     for line in table.strip().splitlines()[2:]:
         cells = _cells(file, line)
@@ -60,6 +51,22 @@ def write_table(file: str, runs: list[Listed]) -> Written:
     except OSError as error:
         raise InputError(f"{file}: not writable ({error.strerror})") from None
     return Written(len(rows), len(finished) - len(ours))
+
+
+def read_table(file: str) -> tuple[str, str, str]:
+    """What is before, between and after the marks of a file; raises InputError without them."""
+    path = epath.Path(file)
+    if not path.is_file():
+        raise InputError(f"{file}: no such file")
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+    before, begin, rest = text.partition(BEGIN)
+    table, end, after = rest.partition(END)
+    if not (begin and end):
+        raise InputError(f"{file}: the table needs the marks {BEGIN} and {END} around it")
+    return before, table, after
 
 
 def asked_once(rows: Iterable[list[str]]) -> list[list[str]]:

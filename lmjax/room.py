@@ -34,6 +34,15 @@ def check_state(state: TrainState) -> None:
         )
 
 
+def check_restored(state: TrainState, where: str) -> None:
+    """Refuse a state that the first device could not hold, before its checkpoint is read."""
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+    memory = device_memory()
+    if size > memory:
+        told = f"its state takes {human(size)}, and the device has {human(memory)}"
+        raise InputError(f"{where}: {told}")
+
+
 def size_of(state: TrainState) -> int:
     """Bytes that a state and its gradients take on each device."""
     leaves = [*jax.tree.leaves(state), *jax.tree.leaves(state.params)]  # gradients are as params

@@ -9,7 +9,7 @@ from etils import epath
 
 import lmjax
 from lmjax.data import Batch, Dataset
-from lmjax.data.bpe import BPECodec
+from lmjax.data.bpe import read_codec
 from lmjax.data.tokenizer import ByteCodec, Codec
 from lmjax.errors import FieldError, InputError
 from lmjax.experiment import Experiment, check_same, run_digest
@@ -180,12 +180,7 @@ def recorded_codec(path: epath.Path, held: dict[str, Any]) -> Codec | None:
     if digest == ByteCodec.digest:
         return ByteCodec()
     file = path / TOKENIZER
-    try:
-        codec = BPECodec(file.read_text(), str(file))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: cannot be read (not UTF-8)") from None
+    codec = read_codec(file)
     if codec.digest != digest:
         raise InputError(f"{file}: not the vocabulary that the run was trained with")
     return codec

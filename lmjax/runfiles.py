@@ -16,6 +16,7 @@ result.json     written last, with the SHA-256 of the others: a run that has it 
 import hashlib
 import json
 import os
+import stat
 from typing import IO, Any
 
 from etils import epath
@@ -29,6 +30,7 @@ CHECKPOINTS, DAMAGED, EVENTS, PROFILE = "checkpoints", "damaged", "events", "pro
 TOKENIZER, LOCK = "tokenizer.json", "lock"
 COMMITTED = "commit_success.txt"  # Orbax writes it last into a step of an object store
 FILES = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE, RESULT, LOCK)
+MOST_BYTES = 2**26  # of a JSON object; the index of 100,000 tensors has 10 MB
 KEPT = (CONFIG, TOKENIZER, MANIFEST, METRICS, TRACE)  # whose content the result knows
 
 
@@ -62,13 +64,26 @@ def sha256(file: epath.Path) -> str:
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """A JSON object; raises InputError where there is none."""
+    """The JSON object in a file of a run directory; raises InputError where there is none."""
+    if os.path.lexists(path.parent) and not path.parent.is_dir():
+        told = "is a link that leads nowhere" if os.path.islink(path.parent) else "is a file"
+        raise InputError(f"{path.parent} {told}, not a run directory")
+    if not os.path.lexists(path):
+        raise InputError(f"{path.parent} is not a run directory (no {path.name})")
+    return read_object(path)
+
+
+def read_object(path: epath.Path) -> dict[str, Any]:
+    """The JSON object in a file; raises InputError where there is none, or an endless one."""
     try:
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # a pipe would wait, a device would not end
+            raise InputError(f"{path}: cannot be read (not a file)")
+        if about.st_size > MOST_BYTES:
+            raise InputError(f"{path}: cannot be read ({about.st_size:,} bytes of JSON)")
         value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is not a run directory (no {path.name})") from None
-    except NotADirectoryError:
-        raise InputError(f"{path.parent} is a file, not a run directory") from None
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # the latter for brackets in brackets

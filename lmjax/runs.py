@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from lmjax.console import aligned
-from lmjax.errors import InputError
+from lmjax.errors import DAMAGE, InputError
 from lmjax.runfiles import (
     CHECKPOINTS,
     CONFIG,
@@ -23,15 +23,6 @@ from lmjax.runfiles import (
     read_json,
 )
 
-DAMAGE = (  # what reading a damaged file raises; it must not hide the runs beside it
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 FRESH_SECONDS = 300.0  # events are written at least every two minutes, if steps take less
 
 
@@ -87,7 +78,7 @@ def _below(folder: epath.Path, now: float, seen: set[str]) -> Found:
             found.runs.append(_read(folder, now))
         except InputError as error:
             found.damaged.append(str(error))
-        except DAMAGE as error:
+        except DAMAGE as error:  # it must not hide the runs beside it
             found.damaged.append(f"{folder}: damaged ({type(error).__name__}: {error})")
         return found
     try:

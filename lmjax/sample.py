@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lmjax import rundir
 from lmjax.errors import InputError, check_integer
-from lmjax.flags import Parser, number, whole
+from lmjax.flags import PROMPT, Parser, number, whole
 from lmjax.generate import Sampling, generate
 from lmjax.load import load
 from lmjax.rng import SEED_LIMIT, key_for
@@ -17,7 +17,7 @@ def run(words: Sequence[str]) -> None:
     """`lmjax sample`."""
     parser = Parser(prog="lmjax sample", description="Text from a trained language model.")
     parser.add_argument("run", help="the run directory")
-    parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
+    parser.add_argument(PROMPT, action="append", help="text to go on from; may be repeated")
     parser.add_argument("--length", type=whole, default=400, help="tokens to write after each")
     defaults = Sampling()
     parser.add_argument(

@@ -164,11 +164,11 @@ def test_a_directory_of_another_comparison_is_refused(experiment, whole, capsys)
     assert len(told.splitlines()) == 1
 
 
-def test_a_cell_comes_out_again_to_the_bit_or_says_where_not(whole, tmp_path, capsys):
+def test_a_cell_comes_out_again_to_the_bit_or_says_where_not(experiment, whole, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     cell = next(name for name in cell_files(out) if "/seed1" in name and "again" in name)
-    words = ["reproduce", str(out), "--cell", cell]
+    words = ["reproduce", str(out), "--cell", cell, "--code", experiment]
     assert main(words) == 0
     assert f"{cell}: the same bits, 600 updates and every evaluation" in capsys.readouterr().out
     path = out / "cells" / f"{cell}.json"
@@ -177,7 +177,7 @@ def test_a_cell_comes_out_again_to_the_bit_or_says_where_not(whole, tmp_path, ca
     path.write_text(json.dumps(held))
     assert main(words) == 1
     assert "DIFFERS: the training loss of update" in capsys.readouterr().out
-    assert main(["reproduce", str(out), "--cell", cell.replace("seed", "sead")]) == 2
+    assert main([*words[:3], cell.replace("seed", "sead"), *words[4:]]) == 2
     assert "unknown cell" in capsys.readouterr().err
     assert main([*words, "--steps", "3"]) == 2
     assert "takes no steps" in capsys.readouterr().err
@@ -186,9 +186,9 @@ def test_a_cell_comes_out_again_to_the_bit_or_says_where_not(whole, tmp_path, ca
     assert "damaged" in capsys.readouterr().err
 
 
-def test_two_processes_share_the_cells(whole, tmp_path):
+def test_two_processes_share_the_cells(experiment, whole, tmp_path):
     """Without running one: what each of two boards on an empty directory would take."""
-    plan, _, _ = directory.open_plan(epath.Path(whole))
+    plan, _, _ = directory.open_plan(epath.Path(whole), experiment)
     path = epath.Path(tmp_path)
     with Leases(path, print).beating() as ours, Leases(path, print).beating() as theirs:
         boards = [Board(plan, path, ours, 2), Board(plan, path, theirs, 2)]

@@ -82,7 +82,7 @@ def deep(text: str, *path: str, value) -> str:
         (["batch"], {}, "batch has no inputs, targets, weights"),
         (["batch"], [], r"batch = \[\]: damaged"),
         (["batch", "inputs"], [[10**30, 64], "float32"], r"batch\.inputs = .*must be a shape"),
-        (["batch", "inputs"], [[10**9, 10**9], "float32"], r"(fit|head|hidden)"),
+        (["batch", "inputs"], [[10**9, 10**9], "float32"], r"(fit|head|hidden|its state takes)"),
         (["batch", "inputs"], [[32, 64], "nope"], r"batch\.inputs = .*'nope'.*must be a shape"),
         (["batch", "inputs"], [[], "float32"], "does not fit its model"),
         (["data"], {}, "data = {}: must be a name and a digest"),

@@ -85,11 +85,16 @@ def make(
         "environment": _environment(held, measured, seconds),
         "reproduce": {
             "all": held["command"],
-            "cell": f"uv run lmjax reproduce {shlex.quote(str(path))} --cell ID",
+            "cell": f"uv run lmjax reproduce {shlex.quote(str(path))} --cell ID{_code(plan)}",
             "cells": [_row(plan, cell) for cell in all_cells],
         },
         "statistics": STATISTICS,
     }
+
+
+def _code(plan: Plan) -> str:
+    """The flag without which no file of one's own is run."""
+    return f" --code {shlex.quote(plan.name)}" if plan.name.endswith(".py") else ""
 
 
 def _expected(plan: Plan, found: dict[str, Finished]) -> Any:

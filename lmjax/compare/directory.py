@@ -26,6 +26,7 @@ from lmjax.console import Console
 from lmjax.environment import command_line
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
+from lmjax.lock import check_makeable
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.record import digest, record_difference
 from lmjax.runfiles import draft_of, read_json, write_json
@@ -52,12 +53,7 @@ def check(path: epath.Path, plan: Plan) -> Strategy | None:
     for label, _, experiment in plan.variants:
         if experiment.data.reads(str(path)):
             raise InputError(f"--out {path}: {label} would read what lies there as data")
-    near = path
-    while not near.exists():
-        near = near.parent
-    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        told = "no permission" if near.is_dir() else "not a directory"
-        raise InputError(f"--out {path}: not writable ({near}: {told})")
+    check_makeable(path, f"--out {path}")
     try:
         if not path.exists():
             return None
@@ -170,8 +166,12 @@ def decides(about: dict[str, Any]) -> dict[str, Any]:
     return kept | {"machine": machine}
 
 
-def open_plan(path: epath.Path) -> tuple[Plan, Strategy, dict[str, Any]]:
-    """(plan, strategy, plan.json) of a comparison's directory; raises InputError."""
+def open_plan(path: epath.Path, code: str | None = None) -> tuple[Plan, Strategy, dict[str, Any]]:
+    """(plan, strategy, plan.json) of a comparison's directory; raises InputError.
+
+    `code` is the file that the comparison was made of, where that is none of our experiments. It
+    is run, so that the user names it, and not the directory, which may be a stranger's.
+    """
     if not (path / PLAN).exists():
         raise InputError(f"{path} is not a comparison (no {PLAN})")
     held = read_json(path / PLAN)
@@ -179,8 +179,11 @@ def open_plan(path: epath.Path) -> tuple[Plan, Strategy, dict[str, Any]]:
     if not isinstance(record, dict) or not isinstance(record.get("name"), str):
         raise InputError(f"{path / PLAN}: damaged (no field plan)")
     name = record["name"]
-    if name.endswith(".py"):
-        catalog.find(name)  # for the parts that it defines
+    if code is not None:
+        catalog.find(code)  # for the parts that it defines
+    elif name.endswith(".py"):
+        told = f"was made of {name}, which is not run unasked; name it by --code {name}"
+        raise InputError(f"{path} {told}")
     else:
         catalog.import_parts(name)
     return from_full_record(record, str(path / PLAN)), strategy_of(path, held), held

@@ -29,14 +29,17 @@ class Rerun(NamedTuple):
     record: dict[str, Any]
 
 
-def rerun_cell(path: str, cell_id: str, console: Console | None = None) -> Rerun:
+def rerun_cell(
+    path: str, cell_id: str, code: str | None = None, console: Console | None = None
+) -> Rerun:
     """Compute a finished cell again, by the strategy that it was computed by, and compare.
 
-    Nothing is written. Raises InputError where it cannot be checked.
+    `code` is the file of one's own that the comparison was made of. Nothing is written. Raises
+    InputError where it cannot be checked.
     """
     console = console or Console()
     folder = epath.Path(path)
-    plan, strategy, _ = directory.open_plan(folder)
+    plan, strategy, _ = directory.open_plan(folder, code)
     held = find(folder, cell_id)
     label = str(held["variant"])
     variants = (plan.variant(label),)

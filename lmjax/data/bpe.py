@@ -20,6 +20,7 @@ from lmjax.data.tokenizer import Codec, Documents, Tokenizer, as_bytes
 from lmjax.errors import FieldError, InputError, check_integer
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")  # of GPT-2 and of Llama 3
+MOST_IDS = 2**24  # of any vocabulary; the largest known have 2**18
 LEAST_VOCABULARY = 257  # all bytes, and the end of a text
 TRAINING_BYTES = 2**30  # of the beginning of the training text that merges are learnt from
 PIECE, BLOCK = 2**16, 2**20  # characters encoded as one, bytes encoded in one parallel call
@@ -37,7 +38,7 @@ class BPE(Tokenizer):
     vocab_size: int = 1024  # ids of a vocabulary that is learnt
 
     def validate(self) -> None:
-        check_integer("vocab_size", self.vocab_size, least=LEAST_VOCABULARY, most=2**24)
+        check_integer("vocab_size", self.vocab_size, least=LEAST_VOCABULARY, most=MOST_IDS)
 
     def reading_with(self, path: str) -> "BPE":
         return self if self.path else dataclasses.replace(self, path=path)
@@ -46,12 +47,9 @@ class BPE(Tokenizer):
         if not self.path:
             self.check_merges(documents())
             return BPECodec(learn(documents(), self.vocab_size), "the learnt vocabulary")
-        try:
-            return BPECodec(epath.Path(self.path).read_text(), self.path)
-        except OSError as error:
-            raise FieldError("path", self.path, f"cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError:
-            raise FieldError("path", self.path, "is not a tokenizer.json") from None
+        if not epath.Path(self.path).is_file():
+            raise FieldError("path", self.path, "cannot be read (no such file)")
+        return read_codec(epath.Path(self.path))
 
     def check_merges(self, documents: Iterable[bytes]) -> None:
         """Refuse more ids than there can be: each merge takes a byte of the text, at least."""
@@ -74,7 +72,7 @@ class BPECodec(Codec):
             content = json.loads(description)
             self._library = Library.from_str(description)
         except Exception as error:  # the package raises Exception itself
-            told = str(error).splitlines()[0]
+            told = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"{name}: not a tokenizer.json of `tokenizers` ({told})") from None
         check_lossless(content, name)
         self.description = description
@@ -87,6 +85,8 @@ class BPECodec(Codec):
         added: list[dict[str, Any]] = content.get("added_tokens") or []
         special = {token["id"] for token in added if token["special"]}
         self.vocab_size = max([*vocabulary.values(), *(token["id"] for token in added)]) + 1
+        if self.vocab_size > MOST_IDS:  # before a list of so many is made
+            raise InputError(f"{name}: the id {self.vocab_size - 1}: must be < {MOST_IDS}")
         self.pieces = [b""] * self.vocab_size
         for text, number in vocabulary.items():
             if number not in special:
@@ -124,6 +124,17 @@ class BPECodec(Codec):
                 else:
                     ids.append(np.array(next(found).ids, self.dtype))
             yield np.concatenate(ids)
+
+
+def read_codec(file: epath.Path) -> BPECodec:
+    """The vocabulary of a tokenizer.json; raises InputError."""
+    try:
+        description = file.read_text()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: cannot be read (not UTF-8)") from None
+    return BPECodec(description, str(file))
 
 
 def learn(documents: Iterable[bytes], vocab_size: int) -> str:

@@ -1,7 +1,6 @@
 """`lmjax data list` and `lmjax data describe`: what data there is, and what it is."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ from lmjax.data.tables import feed_file
 from lmjax.data.texts import EMBEDDED as TEXTS
 from lmjax.data.texts import find_texts
 from lmjax.data.tokens import Tokens
-from lmjax.errors import FieldError, InputError, unknown
+from lmjax.errors import DAMAGE, FieldError, InputError, unknown
+from lmjax.runfiles import read_object
 
 Told = dict[str, str]  # heading -> what is said under it
 
@@ -36,17 +36,22 @@ def table(data_dir: str) -> str:
 def _row(name: str, path: epath.Path) -> tuple[str, str, str]:
     """(size, licence, state) of a prepared set, from its record alone: TFDS takes a second."""
     try:
-        info = json.loads((path / prepared.INFO).read_text())
+        info = read_object(path / prepared.INFO)
         count = sum(int(n) for split in info["splits"] for n in split["shardLengths"])
         size = sum(int(split["numBytes"]) for split in info["splits"])
-    except (OSError, ValueError, KeyError) as error:
+        return f"{count:,} examples, {size / 1e6:.1f} MB", *_terms(name, info)
+    except DAMAGE as error:  # it must not hide the sets beside it
         return "?", "?", f"damaged: {prepared.INFO} ({type(error).__name__})"
+
+
+def _terms(name: str, info: dict[str, Any]) -> tuple[str, str]:
+    """(licence, state) of a prepared set."""
     formats = [info[key] for key in ("fileFormat", "alternativeFileFormats") if key in info]
     readable = any(prepared.RECORDS in found for found in formats)
     stated = "redistributionInfo" in info and "license" in info["redistributionInfo"]
     licence = info["redistributionInfo"]["license"] if stated else "not stated"
     state = "prepared" if readable else f"not readable here: lmjax data prepare {name}"
-    return f"{count:,} examples, {size / 1e6:.1f} MB", _line(licence), state
+    return _line(licence), state
 
 
 def describe(source: str, data_dir: str) -> str:
@@ -117,7 +122,7 @@ def describe_prepared(source: str, data_dir: str) -> Told:
 
 def _verified(source: str, data_dir: str, builder: Any) -> str:
     """That each split reads as it was written, by the SHA-256 that its builder left."""
-    written = json.loads((builder.data_path / "metadata.json").read_text())["sha256"]
+    written = read_object(builder.data_path / "metadata.json").get("sha256")
     if builder.name in TEXTS:
         found = {"train": b"".join(prepared.text_documents(source, data_dir))}
     else:

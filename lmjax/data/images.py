@@ -6,8 +6,10 @@ whatever the file system lists first. All are grey if all files are; otherwise a
 blue.
 """
 
+import contextlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from lmjax.errors import FieldError, InputError
 PREFIX = "images:"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 HELD_OUT = ("test", "validation", "val")  # folders to evaluate on, the first there is
+MOST_PIXELS = 2**26  # of an image, which then takes 200 MB
 GREY = {"1", "L"}  # Pillow's modes
 COLOUR = {"P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 
@@ -97,16 +100,29 @@ def _files(
 
 
 def _header(path: epath.Path) -> File:
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             mode, (width, height) = image.mode, image.size
     except Exception as error:  # Pillow's decoders raise whatever they meet
         raise _unreadable(path, error) from None
     if mode not in GREY | COLOUR:
         raise InputError(f"{path}: pixels of mode {mode}; 8 bits a channel are needed")
     return File(path, (height, width), mode in GREY)
+
+
+@contextlib.contextmanager
+def _opened(image: epath.Path | io.BytesIO) -> Iterator[Any]:
+    """An image by its header; raises ValueError where its pixels would fill the memory."""
+    from PIL import Image
+
+    with warnings.catch_warnings():  # Pillow's own limit is higher, and first warns
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(image)
+    with opened:
+        if opened.width * opened.height > MOST_PIXELS:
+            told = f"{opened.height} x {opened.width} are more than {MOST_PIXELS:,} pixels"
+            raise ValueError(told)
+        yield opened
 
 
 def _unreadable(image: epath.Path | io.BytesIO, error: Exception) -> InputError:
@@ -172,14 +188,13 @@ def decoded(
 
     height, width, channels = shape
     try:
-        with Image.open(image) as file:
+        with _opened(image) as file:
+            if file.size != (width, height) and not resize:
+                raise ValueError(f"{file.height} x {file.width}, not {height} x {width}")
             pixels = file.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow's decoders raise whatever they meet
         raise _unreadable(image, error) from None
     if pixels.size != (width, height):
-        if not resize:
-            told = ValueError(f"{pixels.height} x {pixels.width}, not {height} x {width}")
-            raise _unreadable(image, told)
         edge = min(pixels.size)
         left, top = (pixels.width - edge) // 2, (pixels.height - edge) // 2
         box = (left, top, left + edge, top + edge)

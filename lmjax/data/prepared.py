@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib.util
 import io
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,16 @@ from etils import epath
 
 from lmjax.data import embedded
 from lmjax.errors import FieldError, InputError, unknown
+from lmjax.runfiles import read_object
 
 PREFIX = "tfds:"  # of a source that names a data set of TFDS
 RECORDS = "array_record"  # the one format that is read by index
 INFO = "dataset_info.json"  # in every complete data set
 NAME = re.compile(r"([a-zA-Z]\w*)(?:/([\w+-][\w+.-]*))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
+FEATURES = "features.json"  # what a record holds, by the classes that read it
+CLASS = ("pythonClassName", "python_class_name")  # and `type`, as older versions wrote it
+OWN_CLASS = re.compile(r"tensorflow_datasets(\.\w+)+", re.ASCII)
 BLOCK = 512  # records read at once where a whole split is read
 
 
@@ -130,6 +135,7 @@ def open_set(source: str, data_dir: str = "") -> Any:
     """TFDS's read-only builder of a prepared set: `.info` and `.as_data_source(split)`."""
     write_embedded(source, data_dir)
     path = find(source, data_dir)
+    check_features(path)
     import tensorflow_datasets as tfds
 
     try:
@@ -147,6 +153,36 @@ def open_set(source: str, data_dir: str = "") -> Any:
     if formats[0].value != RECORDS:  # the other format is read, where there are two
         builder.info.set_file_format(RECORDS, override=True, override_if_initialized=True)
     return builder
+
+
+def check_features(path: epath.Path) -> None:
+    """Refuse a set whose features are of classes that are not TFDS's own.
+
+    TFDS imports the module of each class that the file names, whatever it is; raises InputError.
+    """
+    file = path / FEATURES
+    if not file.exists():
+        return  # TFDS says what is missing
+    for name in _class_names(read_object(file)):
+        if not OWN_CLASS.fullmatch(name):
+            raise InputError(f"{file}: the class {name!r} is none of TFDS, and is not imported")
+
+
+def _class_names(held: Any) -> Iterator[str]:
+    """The names of classes in a part of the file; some parts are texts of JSON."""
+    if isinstance(held, list):
+        for inner in held:
+            yield from _class_names(inner)
+    if not isinstance(held, dict):
+        return
+    for key, inner in held.items():
+        if key in CLASS or (key == "type" and "content" in held):
+            yield str(inner)
+        elif key == "json" and isinstance(inner, str):
+            with contextlib.suppress(ValueError, RecursionError):  # TFDS cannot read it either
+                yield from _class_names(json.loads(inner))
+        else:
+            yield from _class_names(inner)
 
 
 def is_embedded(name: SetName) -> bool:

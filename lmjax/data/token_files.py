@@ -15,7 +15,7 @@ from jaxtyping import Integer
 
 from lmjax.data import token_index
 from lmjax.data.batch import File
-from lmjax.data.bpe import BPECodec
+from lmjax.data.bpe import read_codec
 from lmjax.data.stream import Stream
 from lmjax.data.texts import matching_files
 from lmjax.data.token_index import Index
@@ -26,6 +26,8 @@ from lmjax.errors import FieldError, InputError
 WHOLE = 2**30  # bytes of files that are hashed and checked whole, at each start, in about a second
 BLOCKS, BLOCK = 64, 2**20  # of larger files, evenly spaced blocks are
 HEADER, MAGIC = 1024, {20240520: "uint16", 20240801: "uint32"}  # bytes, first int32: of llm.c
+NUMPY = b"\x93NUMPY"
+FOREIGN = {"a NumPy file": NUMPY, "a zip archive": b"PK\x03\x04"}  # whose heads pass for ids
 RAW = ("train.bin", "val.bin")  # as nanoGPT's prepare.py writes them
 
 
@@ -92,7 +94,7 @@ def _codec(path: epath.Path, index: Index) -> Codec:
     file = path / index.tokenizer
     if not file.exists():
         raise InputError(f"{file}: missing, though {token_index.NAME} lists it")
-    codec = BPECodec(file.read_text(), str(file))
+    codec = read_codec(file)
     if codec.digest != index.tokenizer_sha256:
         raise InputError(f"{file}: not the content that {token_index.NAME} records")
     return codec
@@ -132,6 +134,11 @@ def map_raw(path: epath.Path, width: str) -> Integer[np.ndarray, "_"]:
     length, wide = path.stat().length, np.dtype(width).itemsize
     if not length:
         raise InputError(f"{path}: the file is empty")
+    with path.open("rb") as file:
+        start = file.read(len(NUMPY))
+    for kind, magic in FOREIGN.items():
+        if start.startswith(magic):
+            raise InputError(f"{path}: {kind}, not the ids alone, as `numpy.ndarray.tofile` writes")
     if length % wide:
         told = f"{path} has {length:,} bytes, no whole number of ids of {wide} bytes"
         raise FieldError("width", width, told)

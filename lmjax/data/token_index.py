@@ -9,7 +9,6 @@ int64 for the documents, which are the positions at which they start in the shar
 
 import dataclasses
 import hashlib
-import json
 import re
 from pathlib import PurePath
 from typing import Any
@@ -19,6 +18,7 @@ from etils import epath
 
 from lmjax.errors import FieldError, InputError, check_choice, check_integer, fields_of
 from lmjax.record import canonical
+from lmjax.runfiles import read_object
 
 FORMAT, NAME, TOKENIZER = 1, "index.json", "tokenizer.json"
 DTYPES = ("uint16", "uint32")
@@ -80,7 +80,7 @@ def read_index(folder: epath.Path) -> Index:
     """The index of a folder; raises InputError for one that is damaged, which names the field."""
     path = folder / NAME
     try:
-        record = json.loads(path.read_text())
+        record = read_object(path)
         if record["format"] != FORMAT:
             raise InputError(f"{path}: of format {record['format']}, this version reads {FORMAT}")
         names = [field.name for field in dataclasses.fields(Index)]
@@ -130,7 +130,8 @@ def _file(name: str, record: Any) -> File:
 
 def _check_name(field: str, name: Any) -> None:
     """Refuse what is no plain name of a file, and could lead out of the folder."""
-    if not isinstance(name, str) or name == ".." or PurePath(name).name != name or "\0" in name:
+    plain = isinstance(name, str) and name not in ("", "..") and PurePath(name).name == name
+    if not plain or "\0" in name:
         raise FieldError(field, name, "must be the plain name of a file in this folder")
 
 

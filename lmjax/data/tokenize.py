@@ -19,6 +19,7 @@ from lmjax.data.token_index import File, Index, Split
 from lmjax.data.tokenizer import Bytes, Codec, Tokenizer
 from lmjax.draft import draft_of
 from lmjax.errors import InputError, check_number
+from lmjax.flags import natural
 
 SHARD = 10**8  # tokens of a file, at most
 QUIET = 2.0  # seconds before there is any progress to show
@@ -77,13 +78,13 @@ def read_tokenizer(text: str) -> Tokenizer:
     """The tokenizer that a word of the command line names."""
     if text == Bytes.label:
         return Bytes()
-    size = text.removeprefix(LEARN)
+    size = natural(text.removeprefix(LEARN)) if text.startswith(LEARN) else None
     if epath.Path(text).is_file():
         return BPE(path=text)
-    if size == text or not (size.isascii() and size.isdecimal()):
+    if size is None:
         told = "no such file; write bytes, bpe:VOCAB_SIZE or the path of a tokenizer.json"
         raise InputError(f"--tokenizer {text}: {told}")
-    settings = BPE(vocab_size=int(size))
+    settings = BPE(vocab_size=size)
     settings.validate()
     return settings
 

@@ -95,6 +95,8 @@ def _header(file: Path) -> dict[str, Entry]:
             return {
                 name: Entry(file, tuple(x.get_shape()), x.get_dtype()) for name, x in slices.items()
             }
+    except MemoryError as error:  # its addresses, since no more than its header is read
+        raise InputError(f"{file}: cannot be mapped into memory ({error})") from None
     except (OSError, SafetensorError) as error:
         kind = _pickle(file)
         told = f"{kind}, which could run code when read" if kind else f"not safetensors ({error})"
