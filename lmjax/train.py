@@ -1,5 +1,6 @@
 """One run, from a configuration to a result. The only file that knows the order of things."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -106,7 +107,7 @@ def run(
     program = trace.watch(compile_program(experiment, batch))
     check_state(program.abstract_state)
     state = None if resumes else fresh_state(program, origin)
-    with holding(path, console.say):
+    with holding(path, console.say), failures_told(experiment, program, path):
         rundir.check(path, experiment, dataset)  # again: it was anyone's until now
         if state is None or runfiles.has_checkpoint(path):
             state = restore(experiment, dataset, program, path, strict, console)
@@ -133,17 +134,23 @@ def run(
             start,
             begun,
         )
-        try:
-            result = go_on(started, state, path)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise RunError(out_of_memory(experiment, program.abstract_state)) from error
-        except OSError as error:
-            told = f"the run stops: {error.filename or path}: {error.strerror or error}"
-            raise RunError(f"{told}; the same command resumes") from error
+        result = go_on(started, state, path)
     report(result, experiment, base, launched_as, path, console)
     return result
+
+
+@contextlib.contextmanager
+def failures_told(experiment: Experiment, program: Program, path: epath.Path) -> Iterator[None]:
+    """Within it, memory or a disk that is full is a RunError that says so."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(out_of_memory(experiment, program.abstract_state)) from error
+    except OSError as error:
+        told = f"the run stops: {error.filename or path}: {error.strerror or error}"
+        raise RunError(f"{told}; the same command resumes") from error
 
 
 def open_trace(

@@ -47,7 +47,7 @@ from experiments.faults.journal import (
     write_table,
 )
 from experiments.faults.saves import Saves
-from experiments.faults.subject import Reader, keep_programs
+from experiments.faults.subject import Reader, prepare_children
 from experiments.faults.zygote import Worker
 from lmjax.errors import InputError, RunError
 
@@ -96,7 +96,7 @@ def run(given: argparse.Namespace) -> int:
     settings = {"quick": given.quick, "seed": given.seed, "code": code_digest()}
     journal = Journal(path.with_suffix(".jsonl"), settings, say)
     scratch = Path(tempfile.mkdtemp(prefix="faults-"))
-    keep_programs(scratch / "programs")
+    prepare_children(scratch / "programs")
     chains = Chains(scratch, given.seed)
     try:
         faults, controls = try_all(
@@ -133,8 +133,8 @@ def try_all(
     digests = reader("make_run", str(scratch / "run"))
     damages = Damages(reader, scratch / "run", digests, seed)
     faults = damages.faults(size.flips, size.every > 1)
-    faults += Saves(reader, scratch).faults(size.every)
-    faults.append(chains.fault(size.chains))
+    *saves, last = Saves(reader, scratch).faults(size.every)
+    faults += [*saves, chains.fault(size.chains), last]
     journal.run(faults)
     reader.close()
     trusting = Worker(scratch / "trusting.log", Reader, True)

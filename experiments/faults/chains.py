@@ -125,7 +125,7 @@ class Chains:
             status = wait(child, random.uniform(0, self._unbroken.startup))
         else:
             deadline = time.monotonic() + SECONDS
-            while (status := wait(child, 0)) is None and newest(folder) == before:
+            while (status := wait(child, 0.005)) is None and newest(folder) == before:
                 if time.monotonic() > deadline:
                     break
             if status is None:

@@ -36,7 +36,7 @@ class Journal:
         """Go on with the trials that the file holds; raises InputError for those of others."""
         self._path, self._say = path, say
         self.outcomes: dict[tuple[str, int], Outcome] = {}
-        self._done, self._begun = 0, time.monotonic()  # of this process
+        self._seconds: dict[str, list[float]] = {}  # of the trials of each fault, in this process
         if path.exists():
             self._read(settings)
         else:
@@ -62,17 +62,24 @@ class Journal:
             for number in range(fault.trials)
             if (fault.name, number) not in self.outcomes
         ]
-        for left, (fault, number) in zip(range(len(todo), 0, -1), todo, strict=True):
+        for place, (fault, number) in enumerate(todo, 1):
+            begun = time.monotonic()
             outcome = fault.run(number)
+            self._seconds.setdefault(fault.name, []).append(time.monotonic() - begun)
             self.outcomes[fault.name, number] = outcome
             with self._path.open("a") as file:
                 file.write(self._line(fault.name, number, outcome) + "\n")
-            self._done += 1
             if outcome.verdict != GOOD:
                 self._say(f"{fault.name} {number}: {outcome.verdict.upper()}: {outcome.told}")
-            if number + 1 == fault.trials or self._done % 20 == 0:
-                rest = (time.monotonic() - self._begun) / self._done * (left - 1)
-                self._say(f"{fault.name}: {number + 1}/{fault.trials}; {clock(rest)} left")
+            if number + 1 == fault.trials or place % 20 == 0:
+                left = clock(self._left(todo[place:]))
+                self._say(f"{fault.name}: {number + 1}/{fault.trials}; about {left} left")
+
+    def _left(self, todo: list[tuple[Fault, int]]) -> float:
+        """Seconds: a fault that has not been tried yet counts as the others."""
+        each = {name: sum(took) / len(took) for name, took in self._seconds.items()}
+        usual = sum(each.values()) / len(each)
+        return sum(each[fault.name] if fault.name in each else usual for fault, _ in todo)
 
     @staticmethod
     def _line(name: str, number: int, outcome: Outcome) -> str:
