@@ -61,7 +61,7 @@ class Size(NamedTuple):
     chains: int
 
 
-WHOLE, QUICK = Size(1000, 60, 1, 10), Size(50, 20, 12, 1)
+WHOLE, QUICK = Size(1000, 60, 1, 10), Size(40, 20, 25, 1)
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ class Journal:
         """Seconds: a fault that has not been tried yet counts as the others."""
         each = {name: sum(took) / len(took) for name, took in self._seconds.items()}
         usual = sum(each.values()) / len(each)
-        return sum(each.get(fault.name, usual) for fault, _ in todo)
+        return sum((each.get(fault.name, usual) for fault, _ in todo), 0.0)
 
     @staticmethod
     def _line(name: str, number: int, outcome: Outcome) -> str:
