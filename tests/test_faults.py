@@ -235,7 +235,7 @@ def test_data_that_were_damaged_meanwhile_are_refused(tiny_gpt, monkeypatch, kin
     file.write_bytes(b"".join(bytes([x]) + wide for x in b"one text, " * 200))
     data = Tokens(source=f"{kind}:data.bin", sequence_length=16, validation_fraction=0.2)
     if kind == "tokens":
-        data = dataclasses.replace(data, end_of_text=0)
+        data = dataclasses.replace(data, end_of_text=0, vocab_size=256)
     changes = {"data": data, "save_every": 2, "evaluate_every": 0, "steps": 6}
     experiment = dataclasses.replace(tiny_gpt, **changes)
     kill_at(5, experiment, monkeypatch)
