@@ -121,15 +121,15 @@ class Chains:
         """A launch killed while it starts, or soon after a save; "" or what went wrong."""
         before = newest(folder)
         child = fork(log, launch, folder, 0, None)
-        if random.random() < 0.5:
-            status = wait(child, random.uniform(0, self._unbroken.startup))
-        else:
-            deadline = time.monotonic() + SECONDS
-            while (status := wait(child, 0.005)) is None and newest(folder) == before:
-                if time.monotonic() > deadline:
-                    break
-            if status is None:
-                status = wait(child, random.uniform(0, WITHIN))
+        starts = random.random() < 0.5
+        limit = random.uniform(0, self._unbroken.startup) if starts else SECONDS
+        deadline = time.monotonic() + limit
+        # A save ends the start, too, which may be quicker than that of the unbroken run was.
+        while (status := wait(child, 0.005)) is None and newest(folder) == before:
+            if time.monotonic() > deadline:
+                break
+        if status is None and newest(folder) != before:
+            status = wait(child, random.uniform(0, WITHIN))
         if status is None:
             os.kill(child, signal.SIGKILL)
             wait(child, SECONDS)
