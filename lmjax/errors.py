@@ -128,8 +128,8 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_text(field: str, value: str, stores: bool = False) -> None:
-    """Refuse what names nothing here: a NUL, which no path has, or a place in a bucket, unless it
-    is one of those that a run may be kept in (`stores`). Memory maps need the files of this machine.
+    """Refuse what names nothing here: a NUL, which no path has, or a place in a bucket, but for
+    those that a run may be kept in, where it is one (`stores`).
     """
     if "\0" in value:
         raise FieldError(field, value, "must not hold a NUL")

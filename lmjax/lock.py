@@ -86,8 +86,9 @@ def holding(path: epath.Path, say: Callable[[str], None]) -> Iterator[None]:
             say(f"{path} was left by {left}, which has ended; its lock is taken over")
         file.truncate(0)
         began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, begun {began}\n")
-        file.flush()
+        line = f"process {os.getpid()} on {socket.gethostname()}, begun {began}\n"
+        with contextlib.suppress(OSError):  # of a full disk: the lock holds without the line
+            os.write(file.fileno(), line.encode())
         try:
             yield
         finally:

@@ -16,10 +16,25 @@ events   None for TensorBoard, whose writer has its own ways to stores; metrics.
 
 from etils import epath
 
+from lmjax.errors import InputError
+
 
 def is_remote(path: epath.Path) -> bool:
     """Whether a path is in an object store, by its scheme."""
     return "://" in str(path)
+
+
+def check_reachable(path: epath.Path) -> None:
+    """Refuse a store that does not answer, or whose driver is not installed; looks at no disk."""
+    if not is_remote(path):
+        return
+    try:
+        path.exists()
+    except Exception as error:  # of every driver its own
+        first_line = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"{path}: not to be reached ({type(error).__name__}: {first_line})"
+        ) from None
 
 
 def told(path: epath.Path) -> list[str]:

@@ -16,6 +16,7 @@ from lmjax.experiment import Experiment, check_same, run_digest
 from lmjax.overrides import to_words
 from lmjax.parts import validate
 from lmjax.record import difference, from_record, to_record
+from lmjax.remote import check_reachable
 from lmjax.runfiles import (
     CONFIG,
     LOCK,
@@ -46,6 +47,7 @@ MOST_ROWS = 2**31  # of any axis of a batch
 def choose(experiment: Experiment, dataset: Dataset, workdir: str | None) -> epath.Path:
     """The directory of a run: `workdir`, or one named by all that decides the result."""
     if workdir is not None:
+        check_reachable(epath.Path(workdir))
         return epath.Path(workdir)
     leaf = f"seed{experiment.seed}-{run_digest(experiment, dataset.digest)}"
     return epath.Path("runs") / experiment.name / leaf

@@ -95,7 +95,8 @@ def run(
     program = trace.watch(compile_program(experiment, batch))
     check_state(program.abstract_state)
     state = None if resumes else fresh_state(program, origin)
-    with holding(path, console.say) if peers.first else contextlib.nullcontext():
+    locked = holding(path, console.say) if peers.first else contextlib.nullcontext()
+    with locked, failures_told(experiment, program, path):
         with peers.together():
             rundir.check(path, experiment, dataset)  # again: it was anyone's until now
             if state is None or runfiles.has_checkpoint(path):
@@ -129,18 +130,24 @@ def run(
             start,
             begun,
         )
-        try:
-            result = go_on(started, state)
-        except (jax.errors.JaxRuntimeError, InputError, SaveError) as error:
-            peers.blame(error)
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise RunError(out_of_memory(experiment, program.abstract_state)) from error
-        except OSError as error:
-            told = f"the run stops: {error.filename or path}: {error.strerror or error}"
-            raise RunError(f"{told}; the same command resumes") from error
+        result = go_on(started, state)
     report(result, experiment, base, launched_as, path, console)
     return result
+
+
+@contextlib.contextmanager
+def failures_told(experiment: Experiment, program: Program, path: epath.Path) -> Iterator[None]:
+    """Within it, memory or a disk that is full is a RunError that says so."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, InputError, SaveError) as error:
+        hosts.current().blame(error)
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(out_of_memory(experiment, program.abstract_state)) from error
+    except OSError as error:
+        told = f"the run stops: {error.filename or path}: {error.strerror or error}"
+        raise RunError(f"{told}; the same command resumes") from error
 
 
 def open_trace(
