@@ -7,8 +7,6 @@ swaps and errors are ours (lmjax/overrides.py), so that each refusal is one line
 import contextlib
 import errno
 import io
-import json
-import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -16,7 +14,7 @@ from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import InputError, RunError, unknown
-from lmjax.flags import Parser, is_plain, whole
+from lmjax.flags import Parser, check_writable, is_plain, take, whole, write_json
 from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
@@ -27,6 +25,7 @@ commands:
   train NAME --profile START:STOP   trace these steps, and tell what took their time
   compare NAME|PATH.py [OVERRIDES]  optimizers, or other variants, beside each other [--help]
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
+  plan NAME|PATH.py --topology TPU  its step compiled for chips that are not here [--help]
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
   reproduce RUN [--help]            compute a run again; name the step and the cause of a difference
   eval RUN --choices FILE           how a language model answers multiple-choice questions
@@ -54,6 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "compare": compare,
         "reproduce": reproduce,
         "describe": describe,
+        "plan": plan,
         "eval": evaluate,
         "list": list_runs,
         "report": report,
@@ -130,8 +130,8 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
     if "-h" in words or "--help" in words:
         _print_help(base, [word for word in words if word not in ("-h", "--help")], name)
         return
-    workdir, words = _take(words, "--workdir", "a directory")
-    profile, words = _take(words, "--profile", "START:STOP")
+    workdir, words = take(words, "--workdir", "a directory")
+    profile, words = take(words, "--profile", "START:STOP")
     strict, words = "--strict" in words, [word for word in words if word != "--strict"]
     experiment = overrides.apply(base, words, parse_value)
     from lmjax.train import run
@@ -181,7 +181,7 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
     from lmjax import overrides, parts
 
     for flag in ("--workdir", "--profile"):
-        _, words = _take(words, flag, "a value")
+        _, words = take(words, flag, "a value")
     swaps, _ = overrides.split(words, base)
     part = overrides.apply(base, swaps, parse_value)
     with contextlib.suppress(SystemExit):
@@ -202,20 +202,6 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
     print("trace of some steps: --profile START:STOP; refuse a damaged checkpoint: --strict")
 
 
-def _take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None, list[str]]:
-    """The value of a flag that is ours and not the experiment's, and the other words."""
-    rest, value = [], None
-    pending = iter(words)
-    for word in pending:
-        if word == flag or word.startswith(f"{flag}="):
-            value = word.partition("=")[2] or next(pending, "")
-            if not value:
-                raise InputError(f"{flag} needs {value_name}")
-        else:
-            rest.append(word)
-    return value, rest
-
-
 def compare(words: Sequence[str]) -> None:
     """`lmjax compare`."""
     from lmjax.compare import command
@@ -230,12 +216,19 @@ def describe(words: Sequence[str]) -> None:
 
     if not words:
         raise InputError("describe needs the name of an experiment")
-    path, rest = _take(words[1:], "--json", "a path")
-    _check_writable(path)
+    path, rest = take(words[1:], "--json", "a path")
+    check_writable(path)
     experiment = overrides.apply(catalog.find(words[0]), rest, parse_value)
     told = describe.describe(experiment)
     print(describe.to_text(told))
-    _write_json(path, describe.to_json(told))
+    write_json(path, describe.to_json(told))
+
+
+def plan(words: Sequence[str]) -> None:
+    """`lmjax plan`."""
+    from lmjax import plan
+
+    plan.run(words, parse_value)
 
 
 def reproduce(words: Sequence[str]) -> int:
@@ -252,7 +245,7 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_argument("--cell", help="of a comparison, in place of a run: the ID of one cell")
     parser.add_argument("--json", help="where to write what was found")
     given = parser.parse_args(words)
-    _check_writable(given.json)
+    check_writable(given.json)
     if given.cell is not None:
         return _reproduce_cell(given)
     from lmjax.archive import open_run
@@ -263,7 +256,7 @@ def reproduce(words: Sequence[str]) -> int:
         print(told)
     _keep_compiled()  # where programs for as many cores are kept
     report = reproduce(held, given.start, given.steps, given.windows)
-    _write_json(given.json, report.record)
+    write_json(given.json, report.record)
     return 0 if report.reproduced else 1
 
 
@@ -276,7 +269,7 @@ def _reproduce_cell(given: Any) -> int:
     _keep_compiled()
     found = rerun_cell(given.run, given.cell)
     print(found.line)
-    _write_json(given.json, found.record)
+    write_json(given.json, found.record)
     return 0 if found.reproduced else 1
 
 
@@ -289,7 +282,7 @@ def evaluate(words: Sequence[str]) -> None:
     questions = 'a file of {"context": "...", "choices": ["...", "..."], "answer": 0} lines'
     parser.add_argument("--choices", help=f"{questions}, in place of held-out data")
     given, rest = parser.parse_known_args(words)
-    _check_writable(given.json)
+    check_writable(given.json)
     if given.choices is not None:
         _evaluate_choices(given, rest)
         return
@@ -305,7 +298,7 @@ def evaluate(words: Sequence[str]) -> None:
     validate(changed)
     found = evaluate_run(given.run, given.step, changed.data if rest else None)
     print(to_text(found))
-    _write_json(given.json, found)
+    write_json(given.json, found)
 
 
 def _evaluate_choices(given: Any, rest: Sequence[str]) -> None:
@@ -316,7 +309,7 @@ def _evaluate_choices(given: Any, rest: Sequence[str]) -> None:
 
     found = evaluate_choices(given.run, given.choices, given.step)
     print(to_text(found))
-    _write_json(given.json, found)
+    write_json(given.json, found)
 
 
 def list_runs(words: Sequence[str]) -> None:
@@ -326,43 +319,16 @@ def list_runs(words: Sequence[str]) -> None:
     parser.add_argument("--json", help="where to write the list")
     parser.add_argument("--table", help="a README between whose marks to write the results")
     given = parser.parse_args(words)
-    _check_writable(given.json)
+    check_writable(given.json)
     from lmjax import results, runs
 
     listing = runs.list_runs(given.directory)
     print(runs.to_text(listing, given.directory))
-    _write_json(given.json, listing.to_json())
+    write_json(given.json, listing.to_json())
     if given.table:
         written = results.write_table(given.table, listing.runs)
         others = f"; {written.others} runs of experiments that are not ours have none"
         print(f"{given.table}: {written.rows} rows" + (others if written.others else ""))
-
-
-def _check_writable(path: str | None) -> None:
-    """Refuse a path, if one was given, before what it is to hold is computed; writes nothing."""
-    if path is None:
-        return
-    folder = os.path.dirname(path) or "."
-    if not path or os.path.isdir(path):
-        told = "is a folder" if path else "is empty"
-    elif not os.path.isdir(folder):
-        told = f"no folder {folder}"
-    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        told = "no permission"
-    else:
-        return
-    raise InputError(f"--json {path}: not writable ({told})")
-
-
-def _write_json(path: str | None, value: Any) -> None:
-    """To the path, if one was given."""
-    if path is None:
-        return
-    try:
-        with open(path, "w") as file:
-            file.write(json.dumps(value, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"--json {path}: not writable ({error.strerror})") from None
 
 
 def report(words: Sequence[str]) -> None:
