@@ -81,6 +81,7 @@ class Program:
 
     def __init__(self, text: str):
         self.computations: dict[str, Computation] = {}
+        self.header = text.partition("\n")[0]
         self.entry = ""
         current: Computation = {}
         for line in text.splitlines():
@@ -201,6 +202,17 @@ class Program:
             if whole in sizes:
                 sizes[sizes.index(whole)] = sum(x.bytes for x in inside[one.operands[1]].results)
         return sum(sizes)
+
+    @property
+    def aliased(self) -> int:
+        """Bytes of the arguments whose place its results take."""
+        pairs = re.search(r"input_output_alias=\{(.*?)\}, \w+=", self.header)
+        numbers = re.findall(r": \((\d+),", pairs[1]) if pairs else []
+        given = self.computations[self.entry].values()
+        size = {
+            x.text.partition(")")[0]: x.results[0].bytes for x in given if x.opcode == "parameter"
+        }
+        return sum(size[number] for number in numbers)
 
     def kernels(self) -> dict[str, int]:
         """Name of each Pallas kernel -> how often it runs in a step."""

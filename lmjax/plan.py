@@ -119,8 +119,7 @@ def plan(
         tokens = CHINCHILLA * parameter_count(described.state.params)
     compiled = None
     if topology.compiles:
-        batch = experiment.data.shapes(experiment.batch_size)
-        compiled = compile_step(experiment, batch, topology)
+        compiled = compile_step(experiment, topology)
     return Plan(topology, described, tokens, price, compiled)
 
 
@@ -141,8 +140,6 @@ def spread(experiment: Experiment, topology: Topology) -> Experiment:
 
 def run(words: Sequence[str], parse: Any) -> None:
     """`lmjax plan`; `parse` reads a value by its type."""
-    import jax
-
     from lmjax import catalog, overrides, score_card
 
     if not words or words[0].startswith("-"):
@@ -162,7 +159,6 @@ def run(words: Sequence[str], parse: Any) -> None:
     check_writable(given["--json"])
     topology = read_topology(given["--topology"], int(slices))
     experiment = overrides.apply(catalog.find(words[0]), rest, parse)
-    jax.config.update("jax_platforms", "cpu")  # what this machine has is not touched
     made = plan(experiment, topology, numbers["--tokens"], numbers["--price"])
     print(score_card.to_text(made))
     write_json(given["--json"], score_card.to_json(made))

@@ -44,8 +44,6 @@ def to_text(p: Plan) -> str:
             f"ANALYTIC ONLY: nothing was compiled for {p.topology.chip.kind}, so neither kernels, "
             "collectives nor a speed are known; lmjax compiles for v5e, v5p and v6e"
         )
-    elif p.compiled.memory is not None and p.compiled.program is None:
-        blocks.append("the compiler does not write this program down: its inside is not known")
     rows = [Row("", "found", "wanted"), *model_rows(p), *program_rows(p)]
     blocks += [aligned([row.cells for row in rows]), collective_table(p), budget(p)]
     return "\n\n".join(block for block in blocks if block)
@@ -54,7 +52,7 @@ def to_text(p: Plan) -> str:
 def fits_line(p: Plan) -> str:
     """Whether it fits, and by what that is known."""
     memory = p.topology.chip.memory
-    if p.compiled is not None and p.compiled.memory is None:
+    if p.compiled is not None and p.compiled.program is None:
         return (
             f"DOES NOT FIT: a chip has {human(memory)}, and the program needs "
             f"{human(p.compiled.needed)}; cut the state over more chips (--parallel.fsdp), compute "
@@ -71,7 +69,7 @@ def fits_line(p: Plan) -> str:
 def peak(p: Plan) -> int:
     """Bytes on each chip at once: as compiled, or the sum of what is known from shapes."""
     if p.compiled is not None:
-        return p.compiled.memory.peak if p.compiled.memory else p.compiled.needed
+        return p.compiled.needed
     return sum(pair.each for pair in p.description.memory.values())
 
 
@@ -95,23 +93,21 @@ def model_rows(p: Plan) -> list[Row]:
 def program_rows(p: Plan) -> list[Row]:
     """What the compiled program shows."""
     c, chip = p.compiled, p.topology.chip
-    if c is None or c.memory is None:
+    t = p.prediction
+    if c is None or c.program is None or t is None:
         return []
-    filled = c.memory.peak / chip.memory
+    filled, aliased = c.needed / chip.memory, c.program.aliased
     wanted = f"{FILLED[0]:.0%} to {FILLED[1]:.0%}"
     rows = [
         Row("peak memory", f"{filled:.1%}", wanted, FILLED[0] <= filled <= FILLED[1]),
         Row(
             "bytes that are aliased, of the state's",
-            f"{human(c.memory.aliased)} of {human(c.state)}",
+            f"{human(aliased)} of {human(c.state)}",
             "all",
-            c.memory.aliased >= c.state,
+            aliased == c.state,
         ),
     ]
     rows += [Row(topic, told) for topic, told in sorted(c.notes.items())]
-    t = p.prediction
-    if c.program is None or t is None:
-        return rows
     least = USEFUL[getattr(p.description.experiment.task.model, "remat", "none")]
     useful = p.useful / c.flops
     rows += [
@@ -268,7 +264,6 @@ def to_json(p: Plan) -> dict[str, Any]:
         "memory": {
             "peak": peak(p),
             "chip": p.topology.chip.memory or None,
-            **({} if c is None or c.memory is None else c.memory._asdict()),
             **({} if c is None else {"state": c.state}),
         },
         "model_flops": p.useful,
@@ -276,6 +271,7 @@ def to_json(p: Plan) -> dict[str, Any]:
         if t is None or c is None or c.program is None
         else {
             "flops": c.flops,
+            "aliased_bytes": c.program.aliased,
             "hbm_bytes": c.program.traffic,
             "kernels": c.program.kernels(),
             "float32_logits": p.logits,
