@@ -41,7 +41,7 @@ def collectives(program: Program) -> list[Collective]:
     """All of a program."""
     found = []
     for one, around, times in program.executed():
-        if one.opcode == "fusion":
+        if one.opcode in ("fusion", "async-start"):
             found += _fused(program, one, times)
         elif one.opcode.removesuffix("-start") in KINDS:
             found.append(_collective(one, around, times, one.opcode.endswith("-start")))
@@ -51,7 +51,8 @@ def collectives(program: Program) -> list[Collective]:
 def _fused(program: Program, one: Instruction, times: int) -> list[Collective]:
     """Those inside a fusion, which are steps of others unless it begins them."""
     inside = program.computations[one.called("calls")]
-    begins = any(x.target == "AsyncCollectiveStart" for x in inside.values())
+    begins = one.opcode == "async-start"
+    begins |= any(x.target == "AsyncCollectiveStart" for x in inside.values())
     cut = any(x.opcode == "dynamic-slice" for x in inside.values())
     found = []
     for each in inside.values():

@@ -24,6 +24,7 @@ TARGET = re.compile(r'custom_call_target="([^"]*)"')
 FREE = {  # operations that move nothing
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
     *("call", "after-all", "partition-id", "replica-id", "iota", "copy-start", "slice-start"),
+    *("async-start", "async-update"),
     *("opt-barrier", "all-gather-done", "all-reduce-done", "collective-permute-done"),
 }
 PLACES = {"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound"}  # custom calls, as free
@@ -107,8 +108,8 @@ class Program:
             if one.opcode == "while":
                 turns = self.turns(one.called("condition"))
                 yield from self._executed(one.called("body"), times * turns)
-            elif one.opcode in ("call", "async-start"):
-                yield from self._executed(one.called("to_apply") or one.called("calls"), times)
+            elif one.opcode == "call":
+                yield from self._executed(one.called("to_apply"), times)
             elif one.opcode == "conditional":
                 found = re.search(r"(?:branch_computations=\{([^}]*)\}|true_comp.*)", one.text)
                 for branch in NAMES.findall(found[0] if found else ""):
@@ -151,8 +152,10 @@ class Program:
     def _moved(self, one: Instruction, around: Computation) -> int:
         if one.opcode in FREE or one.target in PLACES:
             return 0
-        if one.opcode in ("copy-done", "slice-done"):
+        if one.opcode in ("copy-done", "slice-done", "async-done"):
             begun = around[one.operands[0]]
+            while not begun.opcode.endswith("-start"):
+                begun = around[begun.operands[0]]
             moved = sum(x.bytes for x in one.results)
             source = around[begun.operands[0]].results
             return moved * ((one.results[0].space == 0) + (source[0].space == 0))

@@ -148,7 +148,8 @@ def _link_rows(p: Plan, c: Compiled, t: Prediction) -> list[Row]:
 def _kernel_rows(p: Plan, c: Compiled) -> list[Row]:
     assert c.program is not None
     found = c.program.kernels()
-    told = ", ".join(f"{name} {times}" for name, times in found.items()) or "none"
+    short = {name: name.removesuffix("_residuals").removesuffix("_no") for name in found}
+    told = ", ".join(f"{short[name]} {times}" for name, times in found.items()) or "none"
     phases = {phase for phase in ("fwd", "dkv", "dq") if any(phase in name for name in found)}
     attends = "full" in p.description.costs
     rows = [
