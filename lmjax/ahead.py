@@ -51,7 +51,9 @@ ASKED, TOLD, REFUSED = "experiment.pickle", "found.pickle", "refused.pickle"  # 
 OPTIMISED, REPORT = "*after_buffer_assignment.txt", "*memory-usage-report.txt"  # libtpu's
 POLL = 0.2  # seconds
 HELD = re.compile(r"color=0\)\s+Total bytes: (\d+)")  # in HBM, arguments and all
-FULL = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+FULL = re.compile(  # two ways in which libtpu says what was needed
+    r"(?:Used |HLO temporaries \()([\d.]+)([KMGT]?)\)? (?:of|exceeds available HBM)"
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 SPLASH = re.compile(r"splash_\w*?(fwd|dkv|dq)")
 PRODUCTS = {"fwd": 2, "dkv": 4, "dq": 3}  # of queries with keys, or alike, in each of its kernels
