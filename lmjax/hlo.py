@@ -164,7 +164,7 @@ class Program:
         for number, operand in enumerate(one.operands):
             given = around[operand].results
             whole = sum(x.bytes for x in given if x.space == 0)
-            total += min(whole, self._slices(inside, number)) if inside and whole else whole
+            total += int(min(whole, self._slices(inside, number))) if inside and whole else whole
         if one.opcode in ("dynamic-slice", "slice"):
             total = sum(x.bytes for x in one.results)
         written = [x.bytes for x in one.results if x.space == 0]

@@ -8,7 +8,8 @@ its scripts (AI-Hypercomputer/maxtext at 07775101, MaxText/configs/v5e/16b.sh, v
 0d9779a5 v5p/32b.sh, with global_parameter_scale 16 and 32; AI-Hypercomputer/tpu-recipes at
 a9e09290, training/trillium/Llama3.1-8B-MaxText/v6e-256). The program is ours: all of a layer is
 computed again, where MaxText's v6e recipe moves what it keeps to the host and its v5p recipe keeps
-the results of products, which does not fit here (141 GB of temporaries of 103). MFU counts all positions of attention and no embedding, as MaxText's did then.
+the results of products, which does not fit here (141 GB of temporaries of 103).
+MFU counts all positions of attention and no embedding, as MaxText's did then.
 """
 
 import argparse
