@@ -1,13 +1,16 @@
 """What would it take to train Llama 3 8B: how much memory on each chip, how many operations?
 
-Command: `uv run lmjax describe llama_8b`, and with `--parallel.fsdp 64` on each of 64 devices;
-`uv run lmjax train llama_8b` needs tokens and machines that we have not had.
-Hardware: 2 CPU cores, for describing it. Time: 5 s. Expected: 8,030,261,248 parameters.
+Command: `uv run lmjax describe llama_8b`;
+`uv run --extra aot lmjax plan llama_8b --topology v5p:4x4x4`;
+`uv run lmjax train llama_8b` needs tokens and 64 chips that we have not had.
+Hardware: 2 CPU cores, to describe and to plan it. Time: 5 s and 12 s.
+Expected: 8,030,261,248 parameters; 34 GB of the 103 of a v5p.
 """
 
 from lmjax.cli import experiment_main
 from lmjax.data import Tokens
 from lmjax.experiment import Experiment
+from lmjax.mesh import Parallel
 from lmjax.models import Llama
 from lmjax.optim import AdamW, Cosine
 from lmjax.tasks import LanguageModel
@@ -20,7 +23,7 @@ def config() -> Experiment:
     """
     return Experiment(
         name="llama_8b",
-        task=LanguageModel(model=Llama(**Llama.presets["llama3-8b"])),
+        task=LanguageModel(model=Llama(**Llama.presets["llama3-8b"], remat="full")),
         data=Tokens(
             source="tokens:data/llama3",
             sequence_length=8192,
@@ -34,6 +37,7 @@ def config() -> Experiment:
         steps=1_200_000,
         batch_size=512,
         compute_dtype="bfloat16",
+        parallel=Parallel(fsdp=64),
         evaluate_every=5000,
         save_every=5000,
     )

@@ -16,6 +16,8 @@ from lmjax.experiment import Experiment, check_name
 
 PACKAGE = "experiments"
 
+FILE = "lmjax_file_"  # how the names of modules begin that are files of one's own
+
 
 def names() -> list[str]:
     """The experiments there are."""
@@ -71,6 +73,12 @@ def _ours(name: str) -> ModuleType:
         return importlib.import_module(spec.name)
 
 
+def files() -> list[str]:
+    """The paths of one's own files that have been found so far."""
+    found = [module for name, module in sys.modules.items() if name.startswith(FILE)]
+    return [str(module.__file__) for module in found]
+
+
 def _from_path(path: Path) -> ModuleType:
     """The module that a file is, under a name that no other module has."""
     try:
@@ -79,7 +87,7 @@ def _from_path(path: Path) -> ModuleType:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if content is None:
         raise InputError(f"{path}: no such file")
-    name = "lmjax_file_" + re.sub(r"\W", "_", str(path.resolve()))
+    name = FILE + re.sub(r"\W", "_", str(path.resolve()))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # since the name ends in .py
     assert spec.loader is not None

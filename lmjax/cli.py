@@ -17,7 +17,7 @@ from lmjax.answer import check_writable, write_json
 from lmjax.console import in_one_line
 from lmjax.doctor import check_pairing
 from lmjax.errors import InputError, RunError, unknown
-from lmjax.flags import Parser, check_words, is_plain, whole
+from lmjax.flags import Parser, check_words, is_plain, take, whole
 from lmjax.signals import Stopped
 
 USAGE = """usage: lmjax COMMAND ...
@@ -28,6 +28,7 @@ commands:
   train NAME --profile START:STOP   trace these steps, and tell what took their time
   compare NAME|PATH.py [OVERRIDES]  optimizers, or other variants, beside each other [--help]
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
+  plan NAME|PATH.py --topology TPU  its step compiled for chips that are not here
   eval RUN [--help]                 a run's checkpoint on held-out data, beside its baselines
   reproduce RUN [--help]            compute a run again; name the step and the cause of a difference
   eval RUN --choices FILE           how a language model answers multiple-choice questions
@@ -63,6 +64,7 @@ def _main(words: list[str]) -> int:
         "compare": compare,
         "reproduce": reproduce,
         "describe": describe,
+        "plan": plan,
         "eval": evaluate,
         "list": list_runs,
         "report": report,
@@ -149,8 +151,8 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
         plain = [word for word in words if word not in ("-h", "--help", "--strict")]
         _print_help(base, plain, name)
         return
-    workdir, words = _take(words, "--workdir", "a directory")
-    profile, words = _take(words, "--profile", "START:STOP")
+    workdir, words = take(words, "--workdir", "a directory")
+    profile, words = take(words, "--profile", "START:STOP")
     strict, words = "--strict" in words, [word for word in words if word != "--strict"]
     asked, words = _processes(words)
     experiment = overrides.apply(base, words, parse_value)
@@ -166,10 +168,10 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
 
 def _processes(words: Sequence[str]) -> tuple[tuple[Any, ...], list[str]]:
     """What is said of the processes of the run (lmjax.hosts.Asked), and the other words."""
-    coordinator, words = _take(words, "--coordinator", "HOST:PORT")
+    coordinator, words = take(words, "--coordinator", "HOST:PORT")
     numbers = []
     for flag in ("--processes", "--process"):
-        word, words = _take(words, flag, "a number")
+        word, words = take(words, flag, "a number")
         if word is not None and not word.isdecimal():
             raise InputError(f"{flag} {word}: must be a whole number")
         numbers.append(None if word is None else int(word))
@@ -216,7 +218,7 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
     from lmjax import overrides, parts
 
     for flag in ("--workdir", "--profile"):
-        _, words = _take(words, flag, "a value")
+        _, words = take(words, flag, "a value")
     part = overrides.apply(base, overrides.split(words, base)[0], parse_value)
     with contextlib.suppress(SystemExit):
         tyro.cli(
@@ -236,19 +238,6 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
     print("trace of some steps: --profile START:STOP\nstop at a damaged checkpoint: --strict")
 
 
-def _take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None, list[str]]:
-    """The value of a flag that is ours and not the experiment's, and the other words."""
-    rest, value = [], None
-    for word in (pending := iter(words)):
-        if word == flag or word.startswith(f"{flag}="):
-            value = word.partition("=")[2] or next(pending, "")
-            if not value:
-                raise InputError(f"{flag} needs {value_name}")
-        else:
-            rest.append(word)
-    return value, rest
-
-
 def compare(words: Sequence[str]) -> None:
     """`lmjax compare`."""
     from lmjax.compare import command
@@ -263,12 +252,19 @@ def describe(words: Sequence[str]) -> None:
 
     if not words:
         raise InputError("describe needs the name of an experiment")
-    path, rest = _take(words[1:], "--json", "a path")
+    path, rest = take(words[1:], "--json", "a path")
     check_writable(path)
     experiment = overrides.apply(catalog.find(words[0]), rest, parse_value)
     told = describe.describe(experiment)
     print(describe.to_text(told))
     write_json(path, describe.to_json(told))
+
+
+def plan(words: Sequence[str]) -> None:
+    """`lmjax plan`."""
+    from lmjax import plan
+
+    plan.run(words, parse_value)
 
 
 def reproduce(words: Sequence[str]) -> int:

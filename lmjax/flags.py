@@ -62,3 +62,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{self.prog.removeprefix('lmjax ')}: {message}")
+
+
+def take(words: Sequence[str], flag: str, value_name: str) -> tuple[str | None, list[str]]:
+    """The value of a flag that is ours and not the experiment's, and the other words."""
+    rest, value = [], None
+    pending = iter(words)
+    for word in pending:
+        if word == flag or word.startswith(f"{flag}="):
+            value = word.partition("=")[2] or next(pending, "")
+            if not value:
+                raise InputError(f"{flag} needs {value_name}")
+        else:
+            rest.append(word)
+    return value, rest

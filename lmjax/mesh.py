@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -75,7 +76,20 @@ def make_mesh(parallel: Parallel, devices: Sequence[Any] | None = None) -> Mesh:
         told = " x ".join(f"{name} {size}" for name, size in zip(MESH_AXES, sizes, strict=True))
         raise FieldError("parallel", told, f"must multiply to the {len(devices)} devices")
     shape = (len(devices) // inner, parallel.fsdp, parallel.sequence, parallel.tensor)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and devices[0].platform == "tpu":
+        return _hybrid(shape, slices, devices)
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+
+
+def _hybrid(shape: Sequence[int], slices: int, devices: Sequence[Any]) -> Mesh:
+    """Slices of TPUs, between which the network is slow, hold whole copies of the state."""
+    if shape[0] % slices:
+        allowed = f"must be a multiple of the {slices} slices, between which copies lie"
+        raise FieldError("parallel.data", shape[0], allowed)
+    within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1)
+    placed = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def shapes_only_mesh(parallel: Parallel) -> AbstractMesh:

@@ -117,50 +117,18 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
     check_divides(experiment, batch, roles, mesh)
     state = jax.tree.map(lambda x: x.sharding, abstract)
     rows = laid_out(mesh, experiment.task.batch_axes)
-    placement = OnMesh(mesh, {})
-    step = make_train_step(experiment, roles, split_of(experiment, placement, abstract))
-    knobs = Knobs(
-        np.asarray(experiment.seed, np.uint32),
-        np.asarray(experiment.optimizer.learning_rate, np.float32),
-    )
-    previous = batch if experiment.optimizer.needs_previous_batch else None
+    step = jit_step(experiment, batch, mesh, roles, abstract)
     unheard = OnMesh(mesh, {})  # what evaluation decides, training has told
     evaluation = make_eval_step(experiment, split_of(experiment, unheard, abstract))
     options = compiler_options(mesh.devices.flat[0].platform, mesh.size, shards)
-    try:
-        told = jax.eval_shape(on_mesh(step, placement), abstract, batch, previous, knobs)[1]
-    except FieldError as error:  # what a device cannot run is known when it is traced
-        raise error.under("task.model") from None
-    names = tuple(sorted(told))
-
-    body = on_mesh(packed(step), placement)
-    if experiment.parallel.compiler == "pmap":
-        pmapped.check(experiment, mesh, abstract)
-        alike = make_train_step(experiment, roles, pmapped.Pmapped())
-        body = pmapped.pmapped(packed(alike), placement)
-    train_step = jax.jit(
-        body,
-        in_shardings=(state, rows, rows, whole(mesh)),
-        out_shardings=(state, whole(mesh)),
-        donate_argnums=0,
-        compiler_options=options,
-    )
-    knobs = jax.device_put(knobs, whole(mesh))
-
+    knobs = jax.device_put(first_knobs(experiment), whole(mesh))
     chunk = chunk_of(batch) if jax.process_count() == 1 else 1  # a share of rows in a row
-
-    def trace_step() -> Any:
-        # Of what lies as the arguments do: then the call that compiles finds it traced and lowered.
-        args = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), (batch, previous)
-        )
-        return train_step.trace(abstract, *args, knobs)
 
     return Program(
         init=jax.jit(
             make_init(experiment, roles, batch), out_shardings=state, compiler_options=options
         ),
-        train_step=one_at_a_time(mesh, train_step),
+        train_step=one_at_a_time(mesh, step.jitted),
         eval_step=one_at_a_time(
             mesh,
             jax.jit(
@@ -170,22 +138,70 @@ def compile_program(experiment: Experiment, batch: Batch, mesh: Mesh | None = No
                 compiler_options=options,
             ),
         ),
-        trace_step=trace_step,
+        trace_step=functools.partial(step.trace, knobs),
         fingerprint=Fingerprint(
             abstract,
             lambda salts: jax.device_put(salts, whole(mesh)),
             functools.partial(one_at_a_time, mesh),
         ),
-        metric_names=names,
+        metric_names=step.metric_names,
         knobs=knobs,
         chunk=chunk,
         share=share_of(rows, chunk * experiment.batch_size),
         place=make_place(rows, experiment.batch_size),
         abstract_state=abstract,
         mesh=mesh,
-        notes=dict(placement.notes),
+        notes=step.notes,
         uneven=uneven(roles, mesh),
     )
+
+
+class JittedStep(NamedTuple):
+    """The train step for a mesh, whose devices need not be there."""
+
+    jitted: Any  # donates the state; metrics are packed
+    trace: Callable[[Knobs], Any]  # JAX's Traced, which costs nothing twice; shapes will do
+    metric_names: tuple[str, ...]
+    notes: dict[str, str]  # what was decided for these devices: topic -> what and why
+
+
+def jit_step(
+    experiment: Experiment, batch: Batch, mesh: Mesh, roles: Roles, abstract: TrainState
+) -> JittedStep:
+    """The train step, jitted and not yet compiled. `batch` is for its shapes, as in a Program."""
+    state = jax.tree.map(lambda x: x.sharding, abstract)
+    rows, placement = laid_out(mesh, experiment.task.batch_axes), OnMesh(mesh, {})
+    step = make_train_step(experiment, roles, split_of(experiment, placement, abstract))
+    previous = batch if experiment.optimizer.needs_previous_batch else None
+    try:
+        told = jax.eval_shape(
+            on_mesh(step, placement), abstract, batch, previous, first_knobs(experiment)
+        )[1]
+    except FieldError as error:  # what a device cannot run is known when it is traced
+        raise error.under("task.model") from None
+
+    platform, shards = mesh.devices.flat[0].platform, experiment.parallel.virtual_shards
+    body = on_mesh(packed(step), placement)
+    if experiment.parallel.compiler == "pmap":
+        pmapped.check(experiment, mesh, abstract)
+        alike = make_train_step(experiment, roles, pmapped.Pmapped())
+        body = pmapped.pmapped(packed(alike), placement)
+    jitted = jax.jit(
+        body,
+        in_shardings=(state, rows, rows, whole(mesh)),
+        out_shardings=(state, whole(mesh)),
+        donate_argnums=0,
+        compiler_options=compiler_options(platform, mesh.size, shards),
+    )
+
+    def trace(knobs: Knobs) -> Any:
+        # Of what lies as the arguments do: then the call that compiles finds it traced and lowered.
+        args = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), (batch, previous)
+        )
+        return jitted.trace(abstract, *args, knobs)
+
+    return JittedStep(jitted, trace, tuple(sorted(told)), dict(placement.notes))
 
 
 def packed(step: TrainStep) -> Callable[..., tuple[TrainState, Array]]:
@@ -198,6 +214,14 @@ def packed(step: TrainStep) -> Callable[..., tuple[TrainState, Array]]:
         return state, pack(metrics)
 
     return packed_step
+
+
+def first_knobs(experiment: Experiment) -> Knobs:
+    """What the experiment says of them, on the host."""
+    return Knobs(
+        np.asarray(experiment.seed, np.uint32),
+        np.asarray(experiment.optimizer.learning_rate, np.float32),
+    )
 
 
 def split_of(experiment: Experiment, placement: OnMesh, abstract: TrainState) -> Split:

@@ -20,7 +20,7 @@ from lmjax.feed import Fed, feed
 from lmjax.lock import check_takeable, holding
 from lmjax.nonfinite import NotFinite, Skips, find, names_of, rows_of, undoing
 from lmjax.origin import find_origin
-from lmjax.parallel import abstract_variables, compile_program
+from lmjax.parallel import Program, abstract_variables, compile_program
 from lmjax.parts import validate
 from lmjax.profile import Trace, read_window
 from lmjax.rng import key_for
@@ -78,6 +78,8 @@ def run(
     base = base or experiment
     launched_as = launched_as or base.name
     with peers.together():
+        if peers.count > 1 and experiment.on_nonfinite == "rollback":
+            raise FieldError("on_nonfinite", "rollback", "is for one process; skip is for many")
         dataset, batch = prepare(experiment)
         path = rundir.choose(experiment, dataset, workdir)
         trace = open_trace(profile, path, experiment, console)
@@ -88,7 +90,8 @@ def run(
             check_takeable(path)
         resumes = runfiles.has_checkpoint(path)
         origin = None if resumes or finished else find_origin(experiment, batch)
-    peers.check_same(identity(experiment, dataset, path))
+    if peers.count > 1:
+        peers.check_same(identity(experiment, dataset, path))
     if result is not None and finished:
         return already_finished(result, experiment, base, launched_as, path, console)
     hosts.check_joined(console.say)

@@ -11,6 +11,7 @@ import pytest
 from lmjax import catalog, train
 from lmjax.data import Tokens
 from lmjax.experiment import Experiment
+from lmjax.mesh import Parallel
 from lmjax.optim import Constant
 from lmjax.parallel import abstract_variables
 
@@ -44,14 +45,20 @@ def small_text(experiment: Experiment, folder: Path) -> Experiment:
     data = dataclasses.replace(data, source=f"tokens:{folder}", sequence_length=32)
     task = dataclasses.replace(experiment.task, model=model)
     data = dataclasses.replace(data, validation_windows=2)
-    return dataclasses.replace(experiment, task=task, data=data, accumulation=2)
+    small = dataclasses.replace(experiment, task=task, data=data, accumulation=2)
+    return dataclasses.replace(small, parallel=Parallel())  # not the machine of the large one
 
 
-SMALLER = {"gpt2_124m": small_text, "llama_8b": small_text}  # beyond steps and batch
+SMALLER = dict.fromkeys(("gpt2_124m", "llama_8b", "llama_70b"), small_text)
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("gpt2_124m", 124_439_808), ("llama_8b", 8_030_261_248)]
+    ("name", "parameters"),
+    [
+        ("gpt2_124m", 124_439_808),
+        ("llama_8b", 8_030_261_248),
+        ("llama_70b", 70_553_706_496),
+    ],
 )
 def test_it_has_the_published_number_of_parameters_without_its_data(name, parameters):
     experiment = catalog.find(name)

@@ -130,12 +130,16 @@ def splash(
     return per_device(one, told, queries)(q_BTHK, k_BTGK, v_BTGK, segments_BT)
 
 
+def splash_block(length: int) -> int:
+    """Positions in one block of splash."""
+    return next(size for size in BLOCKS if length % size == 0)
+
+
 def _splash(q: Array, k: Array, v: Array, *segments: Array, interpret: bool) -> Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
     _, length, heads, head_dim = q.shape
-    block = next(size for size in BLOCKS if length % size == 0)
-    sizes: dict[str, Any] = dict.fromkeys(BLOCK_NAMES, block)
+    sizes: dict[str, Any] = dict.fromkeys(BLOCK_NAMES, splash_block(length))
     mask = pallas.MultiHeadMask([pallas.CausalMask((length, length))] * heads)
     kernel = pallas.make_splash_mha_single_device(
         mask, block_sizes=pallas.BlockSizes(**sizes), interpret=interpret
