@@ -26,6 +26,7 @@ commands:
   train [NAME|PATH.py] [OVERRIDES]  train an experiment; without a name, list them
   train NAME --help                 its fields, their defaults and the parts to choose from
   train NAME --profile START:STOP   trace these steps, and tell what took their time
+  train NAME --coordinator HOST:PORT --processes N --process I    one of N processes of a run
   compare NAME|PATH.py [OVERRIDES]  optimizers, or other variants, beside each other [--help]
   describe NAME|PATH.py [OVERRIDES] its parameters, memory and operations, from shapes alone
   plan NAME|PATH.py --topology TPU  its step compiled for chips that are not here
@@ -154,28 +155,16 @@ def _launch(base: Any, words: Sequence[str], name: str = "") -> None:
     workdir, words = take(words, "--workdir", "a directory")
     profile, words = take(words, "--profile", "START:STOP")
     strict, words = "--strict" in words, [word for word in words if word != "--strict"]
-    asked, words = _processes(words)
-    experiment = overrides.apply(base, words, parse_value)
     from lmjax import hosts
     from lmjax.train import run
 
-    hosts.join(hosts.Asked(*asked))
+    asked, words = hosts.read(words)
+    experiment = overrides.apply(base, words, parse_value)
+    hosts.join(asked)
     _keep_compiled()
     launch = {"base": base, "launched_as": name or None, "profile": profile, "strict": strict}
     with hosts.parting():
         run(experiment, workdir, **launch)
-
-
-def _processes(words: Sequence[str]) -> tuple[tuple[Any, ...], list[str]]:
-    """What is said of the processes of the run (lmjax.hosts.Asked), and the other words."""
-    coordinator, words = take(words, "--coordinator", "HOST:PORT")
-    numbers = []
-    for flag in ("--processes", "--process"):
-        word, words = take(words, flag, "a number")
-        if word is not None and not word.isdecimal():
-            raise InputError(f"{flag} {word}: must be a whole number")
-        numbers.append(None if word is None else int(word))
-    return (coordinator, *numbers), words
 
 
 def _keep_compiled() -> None:
@@ -217,7 +206,7 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
 
     from lmjax import overrides, parts
 
-    for flag in ("--workdir", "--profile"):
+    for flag in ("--workdir", "--profile", "--coordinator", "--processes", "--process"):
         _, words = take(words, flag, "a value")
     part = overrides.apply(base, overrides.split(words, base)[0], parse_value)
     with contextlib.suppress(SystemExit):
@@ -236,6 +225,7 @@ def _print_help(base: Any, words: Sequence[str], name: str) -> None:
             print(f"  {path.replace('_', '-')}:{{{','.join(sorted(choices))}}}")
     print("run directory: --workdir DIR (default: runs/NAME/seedS-DIGEST)")
     print("trace of some steps: --profile START:STOP\nstop at a damaged checkpoint: --strict")
+    print("one of several processes: --coordinator HOST:PORT --processes N --process I")
 
 
 def compare(words: Sequence[str]) -> None:

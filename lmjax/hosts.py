@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmjax.errors import InputError, RunError
+from lmjax.flags import natural, take
 from lmjax.meeting import LONG, Meeting
 from lmjax.signals import Stopped
 
@@ -216,10 +217,14 @@ def join(asked: Asked, environment: Mapping[str, str] = os.environ) -> Hosts:
             )
             address, count, process, devices = found
         if address is None or count is None or process is None:
-            raise InputError("no launcher was detected: add --coordinator HOST:PORT")
+            raise InputError(
+                "no launcher was detected: add --coordinator HOST:PORT and --process I"
+            )
         if expected is not None and count != expected:
             raise InputError(f"--processes {expected}: the launcher has started {count}")
         meeting = _meet(address, count, process, devices)
+    except InputError:
+        raise
     except (RuntimeError, ValueError) as error:
         told = (str(error).splitlines() or [""])[0]
         raise InputError(f"{count} processes could not find each other: {told}") from None
@@ -289,6 +294,18 @@ def parting() -> Iterator[None]:
         _current.leave("" if stopped else str(error) or type(error).__name__)
         raise
     _current.leave()
+
+
+def read(words: Sequence[str]) -> tuple[Asked, list[str]]:
+    """What the words of a command say of its processes, and the other words."""
+    coordinator, words = take(words, "--coordinator", "HOST:PORT")
+    numbers = []
+    for flag in ("--processes", "--process"):
+        word, words = take(words, flag, "a number")
+        if word is not None and natural(word) is None:
+            raise InputError(f"{flag} {word}: must be a whole number")
+        numbers.append(None if word is None else natural(word))
+    return Asked(coordinator, *numbers), words
 
 
 def check(asked: Asked) -> None:

@@ -1,11 +1,10 @@
 """How each reference of optimizers was set, and settings that must not equal it: one row each."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
-from optim_paths import as_stored, constant
+from optim_parity_matrix import MATRIX_ROWS, MUON
+from optim_paths import Row, fall, times, warm_up, warm_up_and_fall
 
 from lmjax.optim import (
     ADOPT,
@@ -20,9 +19,7 @@ from lmjax.optim import (
     Adan,
     AdEMAMix,
     DAdaptAdamW,
-    Dion2,
     DMuon,
-    Kron,
     Lion,
     Lookahead,
     MARSLion,
@@ -31,8 +28,6 @@ from lmjax.optim import (
     MuonOptax,
     NAdamW,
     Nesterov,
-    NorMuon,
-    Optimizer,
     Outer,
     OuterNesterov,
     Prodigy,
@@ -40,66 +35,16 @@ from lmjax.optim import (
     RMSProp,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
-    Scion,
-    ScionLight,
-    Shampoo,
     Signum,
     SophiaG,
 )
 from lmjax.optim.recipe import Auxiliary
 
-
-def warm_up(count: Any) -> Any:
-    return jnp.minimum((jnp.asarray(count, float) + 1) / 5, 1.0)
-
-
-def warm_up_and_fall(count: Any) -> Any:
-    return warm_up(count) * fall(count)
-
-
-def fall(count: Any) -> Any:
-    return 1 - jnp.asarray(count, float) / 20
-
-
-def times(scale: float) -> Callable[[Any, Any], Any]:
-    return lambda params, stored: scale * stored
-
-
-class Row(NamedTuple):
-    """An optimizer as its reference was set, and settings that are not; each must show."""
-
-    right: Optimizer
-    wrong: tuple[Optimizer, ...]
-    factor: Callable[[Any], Any] = constant
-    gradient: Callable[[Any, Any], Any] = as_stored  # of a leaf, from the stored one
-    wrong_gradient: Callable[[Any, Any], Any] | None = None
-
-
 ADAMW: dict[str, Any] = {"learning_rate": 0.01, "weight_decay": 0.1}
 SLOW: dict[str, Any] = {**ADAMW, "alpha": 5.0}
-MUON: dict[str, Any] = {"weight_decay": 0.1, "newton_schulz_dtype": "float64"}
 FREE = ScheduleFreeAdamW(**ADAMW)
 FACTOR = Adafactor(**ADAMW, factored_from=1)
 VARIANCE = MARS(**ADAMW)
-SCION: dict[str, Any] = {"learning_rate": 0.01, "newton_schulz_dtype": "float64"}
-BALL, LIGHT = Scion(**SCION), ScionLight(**SCION)
-FREE_BALL = Scion(**SCION, constrained=False, momentum=0.5)
-PART = Dion2(learning_rate=0.02, weight_decay=0.1, newton_schulz_dtype="float64")
-HALF = replace(PART, fraction=0.5, ef_decay=0.5)
-WHITE = Shampoo(learning_rate=2**-6, weight_decay=0.1, b2=0.99, refresh_every=3)
-SUMMED = replace(WHITE, b2=1.0, refresh_every=1, grafting="sgd")
-UNGRAFTED = replace(WHITE, b1=0.0, b2=0.9, power=0.2, eps=1e-3, refresh_every=2, grafting="none")
-LEARNED = Kron(learning_rate=0.01, weight_decay=0.1)
-RARELY = replace(
-    LEARNED,
-    factors_from_momentum=False,
-    factor_scale=0.5,
-    factor_rate=0.2,
-    max_probability=0.9,
-    min_probability=0.3,
-    probability_decay=0.2,
-    flat_steps=4,
-)
 SIGNS = MARSLion(**ADAMW)
 CAUTIOUS = AdamW(**ADAMW, cautious=True, eps=1e-30)
 TURNING = AdamW(learning_rate=0.01, weight_decay=0.0, hyperball=True)
@@ -330,71 +275,7 @@ ROWS: dict[str, Row] = {
             Muon(**MUON),
         ),
     ),
-    "normuon": Row(
-        NorMuon(**MUON),
-        (
-            NorMuon(**MUON, b2=0.951),
-            NorMuon(**MUON, momentum=0.951),
-            NorMuon(**MUON, nesterov=False),
-            NorMuon(**MUON, newton_schulz_steps=6),
-            NorMuon(**MUON, auxiliary=Auxiliary(b2=0.99)),
-            Muon(**MUON),
-        ),
-    ),
-    "scion": Row(
-        BALL,
-        (
-            replace(BALL, momentum=0.11),
-            replace(BALL, radius=3.01),
-            replace(BALL, vector_radius=1.01),
-            replace(BALL, constrained=False),
-            replace(BALL, newton_schulz_steps=6),
-        ),
-    ),
-    "scion_free": Row(FREE_BALL, (replace(FREE_BALL, momentum=0.51), BALL)),
-    "scion_light": Row(LIGHT, (replace(LIGHT, momentum=0.11), replace(LIGHT, radius=3.01))),
-    "scion_light_small": Row(LIGHT, (BALL,), gradient=times(1e-7), wrong_gradient=times(1e-6)),
-    "dion2": Row(
-        PART,
-        (
-            replace(PART, fraction=0.26),
-            replace(PART, ef_decay=0.951),
-            replace(PART, eps=1e-2),
-            replace(PART, weight_decay=0.101),
-            replace(PART, newton_schulz_dtype="bfloat16"),
-        ),
-    ),
-    "dion2_half": Row(HALF, (replace(HALF, fraction=0.25), replace(HALF, ef_decay=0.51))),
-    "shampoo": Row(
-        WHITE,
-        (
-            replace(WHITE, b1=0.901),
-            replace(WHITE, b2=0.991),
-            replace(WHITE, power=0.251),
-            replace(WHITE, grafting="sgd"),
-            replace(WHITE, grafting_eps=1e-4),
-            replace(WHITE, refresh_every=4),
-            replace(WHITE, longest_side=4),
-            replace(WHITE, weight_decay=0.101),
-        ),
-    ),
-    "shampoo_summed": Row(SUMMED, (replace(SUMMED, b2=0.999), replace(SUMMED, grafting="none"))),
-    "shampoo_plain": Row(
-        UNGRAFTED,
-        (
-            replace(UNGRAFTED, power=0.201),
-            replace(UNGRAFTED, eps=1e-2),
-            replace(UNGRAFTED, refresh_every=1),
-        ),
-    ),
-    "shampoo_one_side": Row(
-        replace(WHITE, longest_side=5), (replace(WHITE, longest_side=3), WHITE)
-    ),
-    "kron": Row(LEARNED, (replace(LEARNED, b1=0.901),)),
-    "kron_other": Row(
-        RARELY, (replace(RARELY, factors_from_momentum=True), replace(RARELY, min_probability=0.1))
-    ),
-    "kron_one_side": Row(replace(LEARNED, longest_side=5), (replace(LEARNED, longest_side=4),)),
+    **MATRIX_ROWS,
     "cautious": Row(CAUTIOUS, (replace(CAUTIOUS, cautious=False), replace(CAUTIOUS, eps=1e-4))),
     "hyperball": Row(
         TURNING,

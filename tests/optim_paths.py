@@ -4,7 +4,7 @@ import functools
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,32 @@ def constant(count: Any) -> Any:
 
 def as_stored(params: Any, stored: Any) -> Any:
     return stored
+
+
+def warm_up(count: Any) -> Any:
+    return jnp.minimum((jnp.asarray(count, float) + 1) / 5, 1.0)
+
+
+def warm_up_and_fall(count: Any) -> Any:
+    return warm_up(count) * fall(count)
+
+
+def fall(count: Any) -> Any:
+    return 1 - jnp.asarray(count, float) / 20
+
+
+def times(scale: float) -> Callable[[Any, Any], Any]:
+    return lambda params, stored: scale * stored
+
+
+class Row(NamedTuple):
+    """An optimizer as its reference was set, and settings that are not; each must show."""
+
+    right: Optimizer
+    wrong: tuple[Optimizer, ...]
+    factor: Callable[[Any], Any] = constant
+    gradient: Callable[[Any, Any], Any] = as_stored  # of a leaf, from the stored one
+    wrong_gradient: Callable[[Any, Any], Any] | None = None
 
 
 @functools.cache

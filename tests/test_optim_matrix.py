@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from optim_parity_rows import BALL, LEARNED, MUON, PART, UNGRAFTED, WHITE
+from optim_parity_matrix import BALL, LEARNED, MUON, PART, UNGRAFTED, WHITE
 from optim_paths import (
     LEAVES,
     TOLERANCE,
