@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmjax import catalog, cli, overrides
+from lmjax import catalog, cli, flags, hosts, overrides
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,9 +19,9 @@ def test_every_training_command_names_an_experiment_and_valid_overrides():
     for command in commands:
         name, *words = shlex.split(command, comments=True)
         words = [word for word in words if word != "--help"]
-        if "--profile" in words:  # a flag of the launch, beside the fields
-            at = words.index("--profile")
-            del words[at : at + 2]
+        for flag in ("--profile", "--workdir"):  # of the launch, beside the fields
+            _, words = flags.take(words, flag, "a value")
+        _, words = hosts.read(words)
         overrides.apply(catalog.find(name), words, cli.parse_value)
 
 
