@@ -6,6 +6,8 @@ save that fails is told with its step, and none that is older is removed for it.
 """
 
 import contextlib
+import errno
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ SCHEMA = 1  # of a step: its items, the fields of its record, and the form of it
 STATE, RECORD = "state", "record"
 FIELDS = {"schema": int, "leaves": dict, "config": dict, "data": dict}  # of the record
 ALIGNMENT = 64  # bytes
+LEFT_SECONDS = 1.0  # in which the threads of a save that failed have ended
 
 
 class SaveError(RunError):
@@ -78,9 +81,18 @@ class Checkpoints:
         kept = jax.tree.map(_undonated, _as_dict(state))
         told = {"schema": SCHEMA, "leaves": leaves, **record}
         self._saving = step
+        items = {STATE: ocp.args.StandardSave(kept), RECORD: ocp.args.JsonSave(told)}
         with self._failures_told():
-            items = {STATE: ocp.args.StandardSave(kept), RECORD: ocp.args.JsonSave(told)}
-            if not self._manager.save(step, args=ocp.args.Composite(**items)):
+            try:
+                begun = self._manager.save(step, args=ocp.args.Composite(**items))
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                # Threads of a save that failed were still writing when what it left was removed.
+                time.sleep(LEFT_SECONDS)
+                self._manager = self._open()
+                begun = self._manager.save(step, args=ocp.args.Composite(**items))
+            if not begun:
                 raise FileExistsError("there is one of this step or of a later one")
 
     def latest(self) -> int | None:

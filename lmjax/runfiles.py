@@ -116,6 +116,13 @@ def begin_log(path: epath.Path | None, text: str) -> IO[Any] | Rewritten:
     return Rewritten(path, text) if is_remote(path) else path.open("a")
 
 
+def onto_disk(log: IO[Any] | Rewritten) -> None:
+    """What has been written to a log is there even if the machine loses its power."""
+    log.flush()
+    if not isinstance(log, Rewritten) and log.name != os.devnull:
+        os.fsync(log.fileno())
+
+
 def draft_of(path: epath.Path) -> epath.Path:
     """Where a file is written before it takes its name; a process that is killed may leave it."""
     return path.parent / f".{path.name}.draft"

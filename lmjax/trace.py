@@ -28,7 +28,7 @@ from etils import epath
 from lmjax.crc import combine
 from lmjax.data import Batch
 from lmjax.lines import Line, read_lines
-from lmjax.runfiles import TRACE, begin_log
+from lmjax.runfiles import TRACE, begin_log, onto_disk
 
 FINGERPRINT_EVERY = 50  # steps
 NUMBERS = ("loss", "grad_norm")  # the metrics whose bits are kept
@@ -78,8 +78,8 @@ class TraceLog:
             self._file.write(step.text() + "\n")
 
     def flush(self) -> None:
-        """Hand all lines to the operating system, before a checkpoint claims their step."""
-        self._file.flush()
+        """Bring all lines to the disk, before a checkpoint claims their step."""
+        onto_disk(self._file)
 
     def close(self) -> None:
         self._file.close()

@@ -10,7 +10,7 @@ from etils import epath
 
 from lmjax.lines import Line, read_lines
 from lmjax.remote import is_remote
-from lmjax.runfiles import EVENTS, METRICS, begin_log
+from lmjax.runfiles import EVENTS, METRICS, begin_log, onto_disk
 
 EVENT_SECONDS = 0.25  # least time between two training steps shown to TensorBoard
 Kind = Literal["train", "validation"]
@@ -69,8 +69,8 @@ class MetricsLog:
             self._to_events(show)
 
     def flush(self) -> None:
-        """Hand all lines to the operating system, before a checkpoint claims their step."""
-        self._file.flush()
+        """Bring all lines to the disk, before a checkpoint claims their step."""
+        onto_disk(self._file)
         if self._events is not None:
             self._to_events(self._events.flush)
 
