@@ -65,22 +65,31 @@ def sha256(file: epath.Path) -> str:
 
 def read_json(path: epath.Path) -> dict[str, Any]:
     """The JSON object in a file of a run directory; raises InputError where there is none."""
-    if os.path.lexists(path.parent) and not path.parent.is_dir():
+    if is_remote(path):
+        there = path.exists()
+    elif os.path.lexists(path.parent) and not path.parent.is_dir():
         told = "is a link that leads nowhere" if os.path.islink(path.parent) else "is a file"
         raise InputError(f"{path.parent} {told}, not a run directory")
-    if not os.path.lexists(path):
+    else:
+        there = os.path.lexists(path)
+    if not there:
         raise InputError(f"{path.parent} is not a run directory (no {path.name})")
     return read_object(path)
+
+
+def _size_of_file(path: epath.Path) -> int:
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):  # a pipe would wait, a device would not end
+        raise InputError(f"{path}: cannot be read (not a file)")
+    return about.st_size
 
 
 def read_object(path: epath.Path) -> dict[str, Any]:
     """The JSON object in a file; raises InputError where there is none, or an endless one."""
     try:
-        about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):  # a pipe would wait, a device would not end
-            raise InputError(f"{path}: cannot be read (not a file)")
-        if about.st_size > MOST_BYTES:
-            raise InputError(f"{path}: cannot be read ({about.st_size:,} bytes of JSON)")
+        size = path.stat().length if is_remote(path) else _size_of_file(path)
+        if size > MOST_BYTES:
+            raise InputError(f"{path}: cannot be read ({size:,} bytes of JSON)")
         value = json.loads(path.read_text())
     except InputError:
         raise

@@ -94,8 +94,8 @@ def run(
         peers.check_same(identity(experiment, dataset, path))
     if result is not None and finished:
         return already_finished(result, experiment, base, launched_as, path, console)
-    hosts.check_joined(console.say)
     program = trace.watch(compile_program(experiment, batch))
+    hosts.check_joined(console.say)  # asks for the devices, before which there is much to set
     check_state(program.abstract_state)
     state = None if resumes else fresh_state(program, origin)
     locked = holding(path, console.say) if peers.first else contextlib.nullcontext()

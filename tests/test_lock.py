@@ -1,5 +1,6 @@
 """One writer for a run directory, whoever dies while it writes."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_a_directory_that_was_claimed_meanwhile_is_looked_at_again(tiny_mlp, mon
 
     def slow(*given):
         monkeypatch.setattr(train, "compile_program", real)
-        train.run(train.dataclasses.replace(tiny_mlp, seed=1, steps=1), "run", quiet=True)
+        train.run(dataclasses.replace(tiny_mlp, seed=1, steps=1), "run", quiet=True)
         return real(*given)
 
     monkeypatch.setattr(train, "compile_program", slow)

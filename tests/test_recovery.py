@@ -1,5 +1,6 @@
 """Damaged checkpoints: told, set aside, and never read in silence."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -145,7 +146,7 @@ def test_bits_that_changed_before_the_files_were_hashed_are_caught_by_the_leaves
         **state.params,
         "head": {**state.params["head"], "bias": -state.params["head"]["bias"]},
     }
-    other = train.dataclasses.replace(state, params=params)
+    other = dataclasses.replace(state, params=params)
     kept = {name: record[name] for name in ("leaves", "config", "data")}
     for tree, told in (
         (other, r"1 of \d+ leaves are not what was saved: params/head/bias"),
@@ -197,7 +198,7 @@ def test_a_save_that_fails_is_told_and_no_older_one_is_lost_for_it(
 ):
     monkeypatch.chdir(tmp_path)
     Full(monkeypatch, 5)
-    experiment = train.dataclasses.replace(tiny_mlp, save_every=2, keep=1, log_every=1)
+    experiment = dataclasses.replace(tiny_mlp, save_every=2, keep=1, log_every=1)
     whole = train.run(experiment, "whole")
     assert "could not" not in capsys.readouterr().out
     Full(monkeypatch, 6)

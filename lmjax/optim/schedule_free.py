@@ -107,6 +107,10 @@ class ScheduleFreeSGD(Optimizer):
         if self.ema_decay:
             raise FieldError("ema_decay", self.ema_decay, f"must be 0: {self.label} averages too")
 
+    @property
+    def keeps_signs(self) -> bool:
+        return True
+
     def direction(self, roles: Roles) -> optax.GradientTransformation:
         return optax.identity()
 
