@@ -1,4 +1,4 @@
-"""How far each optimizer is from its references, for experiments/optimizer_badges.py.
+"""How far each optimizer is from its references, for experiments/optimizer_badges.
 
 python tests/optim_deviations.py    # {"adamw": 1.8e-15, ...}: the largest over 20 float64 steps
 """

@@ -32,7 +32,7 @@ BYTES = 4  # of a parameter
 
 def deviations() -> dict[str, float]:
     """Label -> the largest deviation from what the tests have stored."""
-    script = Path(__file__).parents[1] / "tests" / "optim_deviations.py"
+    script = Path(__file__).parents[2] / "tests" / "optim_deviations.py"
     found = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False
     )

@@ -1,0 +1,1 @@
+"""The table of optimizers: `python -m experiments.optimizer_badges`."""
