@@ -1,7 +1,7 @@
 """What would it take to train Llama 3 70B: how much memory on each chip, how many operations?
 
 Command: `uv run lmjax describe llama_70b`;
-`uv run --extra aot lmjax plan llama_70b --topology v5p:4x8x8`;
+`uv run --isolated --extra aot lmjax plan llama_70b --topology v5p:4x8x8`;
 `uv run lmjax train llama_70b` needs tokens and 256 chips that we have not had.
 Hardware: 2 CPU cores, to describe and to plan it. Time: 5 s and 12 s.
 Expected: 70,553,706,496 parameters; 38 GB of the 103 of a v5p.

@@ -1,7 +1,7 @@
 """What would it take to train Llama 3 8B: how much memory on each chip, how many operations?
 
 Command: `uv run lmjax describe llama_8b`;
-`uv run --extra aot lmjax plan llama_8b --topology v5p:4x4x4`;
+`uv run --isolated --extra aot lmjax plan llama_8b --topology v5p:4x4x4`;
 `uv run lmjax train llama_8b` needs tokens and 64 chips that we have not had.
 Hardware: 2 CPU cores, to describe and to plan it. Time: 5 s and 12 s.
 Expected: 8,030,261,248 parameters; 34 GB of the 103 of a v5p.

@@ -44,7 +44,8 @@ ENVIRONMENT = {
 }
 MISSING = (
     "plan: compiling for TPUs needs libtpu, which is not installed here: "
-    "`uv sync --extra aot` (Linux, x86-64), or give a chip that is analysed only, such as h100:64"
+    "`uv run --isolated --extra aot lmjax plan ...` (Linux, x86-64), or give a chip that is "
+    "analysed only, such as h100:64"
 )
 CHILD = "from lmjax.ahead import child; child()"
 ASKED, TOLD, REFUSED = "experiment.pickle", "found.pickle", "refused.pickle"  # files between them

@@ -255,6 +255,11 @@ def _meet(address: str, count: int, process: int, devices: Any) -> Meeting | Non
     return meeting
 
 
+def hearing(mesh: Mesh) -> Callable[[int], int]:
+    """From the signal that this process has heard, 0 = none, to the one that all of them have."""
+    return int if _current.count == 1 else StopAnywhere(mesh)
+
+
 class StopAnywhere:
     """The request to stop that any process has heard, as all of them learn it at the same step.
 
@@ -332,8 +337,9 @@ def detected(environment: Mapping[str, str]) -> int | None:
         if environment.get(name, "").isdecimal():
             return int(environment[name])
     for name in LISTS:
-        if environment.get(name):
-            return len(environment[name].split(","))
+        names = environment.get(name, "").split(",")
+        if all(names) and not any(map(str.isspace, environment[name])):  # libtpu puts words there
+            return len(names)
     return None
 
 

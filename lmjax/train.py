@@ -129,7 +129,7 @@ def run(
             make_meter(experiment, program.abstract_state, batch),
             trace,
             StopRequest(),
-            (lambda number: number) if peers.count == 1 else hosts.StopAnywhere(program.mesh),
+            hosts.hearing(program.mesh),
             start,
             begun,
         )
@@ -309,11 +309,12 @@ def finish(run: Run, state: TrainState) -> dict[str, Any]:
     e, step = run.experiment, int(state.step)
     if run.checkpoints.latest() != step:
         save(run, state, step)
-    honour(run, step, run.stop.number if hosts.current().count == 1 else 0)
+    alone = hosts.current().count == 1  # where others are, a signal from here on comes too late
+    honour(run, step, run.stop.number if alone else 0)
     validation = evaluate_and_log(run, state, step)
     flush(run)
     params = e.optimizer.evaluation_params(state.opt_state, state.params)
-    alone = hosts.current().count == 1  # what is sampled lies on the devices of one process
+    # What is sampled lies on the devices of one process.
     shown = e.task.showcase(params, run.dataset, key_for(e.seed, "text")) if alone else ""
     result = {
         "experiment": e.name,

@@ -48,14 +48,30 @@ class Pair:
             time.sleep(0.2)
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_orphans() -> Iterator[None]:
+    """Whatever a failed test leaves, its processes end with it."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def launch(words: list[str], devices: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "lmjax", "train", *words],
         env={**os.environ, "XLA_FLAGS": f"{DEVICES}{devices}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def finished(process: subprocess.Popen[str], seconds: float = 240.0) -> tuple[int, str]:
@@ -169,22 +185,5 @@ def test_launchers_are_detected_by_what_they_set() -> None:
     assert hosts.detected({"OMPI_COMM_WORLD_SIZE": "2"}) == 2
     assert hosts.detected({"TPU_WORKER_HOSTNAMES": "a,b,c"}) == 3
     assert hosts.detected({"SLURM_JOB_ID": "7"}) is None
-
-
-@pytest.fixture(autouse=True)
-def no_orphans() -> Iterator[None]:
-    """Whatever a failed test leaves, its processes end with it."""
-    started: list[subprocess.Popen[str]] = []
-    real = subprocess.Popen
-
-    def remembered(*args: object, **kwargs: object) -> subprocess.Popen[str]:
-        started.append(real(*args, **kwargs))  # type: ignore[call-overload]
-        return started[-1]
-
-    subprocess.Popen = remembered  # type: ignore[misc, assignment]
-    yield
-    subprocess.Popen = real  # type: ignore[misc]
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    words = "WARNING: could not determine TPU worker hostnames, please set it"
+    assert hosts.detected({"TPU_WORKER_HOSTNAMES": words}) is None

@@ -172,7 +172,7 @@ def test_bad_input_is_one_line(words, told, capsys):
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="uv sync --extra aot"):
+    with pytest.raises(InputError, match="uv run --isolated --extra aot"):
         compile_step(small(), read_topology("v5e:2x2"))
 
 

@@ -102,7 +102,7 @@ def measure(hidden: tuple[int, ...], pairs: int) -> dict[str, Any]:
         make_meter(experiment, program.abstract_state, host),
         Trace(None, folder),
         StopRequest(),
-        heard=lambda number: number,
+        heard=int,
         start=0,
         begun=time.monotonic(),
     )

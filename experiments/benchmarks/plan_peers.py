@@ -1,6 +1,6 @@
 """How far is what `lmjax plan` predicts from what MaxText has measured on the same chips?
 
-Command: `uv run --extra aot python -m experiments.benchmarks.plan_peers --json PATH`
+Command: `uv run --isolated --extra aot python -m experiments.benchmarks.plan_peers --json PATH`
 Hardware: 2 CPU cores; no chip. Time: 1 to 3 minutes. Expected: a table of four rows.
 
 Ours are static and measure nothing; MaxText's are what it publishes. Sizes and batches are those of

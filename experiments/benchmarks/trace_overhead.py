@@ -79,7 +79,7 @@ class Loop:
             make_meter(experiment, self.program.abstract_state, host),
             Trace(None, folder),
             StopRequest(),
-            heard=lambda number: number,
+            heard=int,
             start=0,
             begun=time.monotonic(),
         )
