@@ -9,8 +9,8 @@ meets both; the ratio is taken within each pair, and two equal saves beside each
 noise. The state is random numbers, which do not compress. `hash` is the time of hashing alone, in
 the threads of lmjax/seal.py, of files that were just written.
 
-Goal: with its digests a save takes at most 1.15 times as long. On 2 cores of an AMD EPYC with other
-work (2026-11-26) it took 1.05 times as long at 3M and 1.42 times at 30M: there it is missed.
+Goal: with its digests a save takes at most 1.15 times as long. On 2 idle cores of an AMD EPYC
+(2026-11-26) it took 1.01 times as long at 125M and 1.13 times at 30M; 1.42 with other work.
 """
 
 import argparse
