@@ -32,7 +32,10 @@ from lmjax.pretrained.weights import Pretrained
 from lmjax.state import TrainState
 
 # What Orbax still had under way when it failed to read ends as callbacks of a loop that is closed.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 REFERENCES = Path(__file__).parent / "references"
 FUZZ = settings(

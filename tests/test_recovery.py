@@ -21,7 +21,10 @@ from lmjax.seal import SEAL, Damaged
 from lmjax.state import TrainState
 
 # What Orbax still had under way when it failed to read ends as callbacks of a loop that is closed.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 
 def files_of(step: Path) -> list[Path]:

@@ -37,6 +37,7 @@ def zeroed(folder: str):
 
 # What Orbax still had under way when it failed to read ends as callbacks of a loop that is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize(
     "damage",
     [without_state, without_record, zeroed("state/_METADATA"), zeroed("state/**/d/*")],
