@@ -37,6 +37,7 @@ COUNTS = {  # variables in which launchers tell how many processes there are
     "SLURM_STEP_NUM_TASKS": "Slurm",
     "OMPI_COMM_WORLD_SIZE": "Open MPI",
     "PMI_SIZE": "MPI",
+    "LMJAX_PROCESSES": "tpu/worker.sh",
 }
 LISTS = {"TPU_WORKER_HOSTNAMES": "Cloud TPU"}  # and in which they list them
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -77,13 +78,21 @@ def make_mesh(parallel: Parallel, devices: Sequence[Any] | None = None) -> Mesh:
         raise FieldError("parallel", told, f"must multiply to the {len(devices)} devices")
     shape = (len(devices) // inner, parallel.fsdp, parallel.sequence, parallel.tensor)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices > 1 and devices[0].platform == "tpu":
+    if slices > 1:
         return _hybrid(shape, slices, devices)
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
 
 
 def _hybrid(shape: Sequence[int], slices: int, devices: Sequence[Any]) -> Mesh:
-    """Slices of TPUs, between which the network is slow, hold whole copies of the state."""
+    """Slices, between which the network is slow, and so the outer part of the outermost axis.
+
+    A slice of TPUs holds whole copies of the state. A host of GPUs, which is JAX's slice of them,
+    need not: a model may be larger than one.
+    """
+    if devices[0].platform != "tpu":
+        ordered = sorted(devices, key=lambda device: (device.slice_index, device.id))
+        placed = np.array(ordered, object).reshape(shape)
+        return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
     if shape[0] % slices:
         allowed = f"must be a multiple of the {slices} slices, between which copies lie"
         raise FieldError("parallel.data", shape[0], allowed)

@@ -10,6 +10,7 @@ from lmjax.optim import Dion2, Kron, Muon, NorMuon, Scion, ScionLight, Shampoo
 from lmjax.optim.recipe import Auxiliary
 
 MUON: dict[str, Any] = {"weight_decay": 0.1, "newton_schulz_dtype": "float64"}
+BALLED = Muon(learning_rate=0.02, hyperball=True, newton_schulz_dtype="float64")
 SCION: dict[str, Any] = {"learning_rate": 0.01, "newton_schulz_dtype": "float64"}
 BALL, LIGHT = Scion(**SCION), ScionLight(**SCION)
 FREE_BALL = Scion(**SCION, constrained=False, momentum=0.5)
@@ -40,6 +41,15 @@ MATRIX_ROWS: dict[str, Row] = {
             NorMuon(**MUON, newton_schulz_steps=6),
             NorMuon(**MUON, auxiliary=Auxiliary(b2=0.99)),
             Muon(**MUON),
+        ),
+    ),
+    "muonh": Row(
+        BALLED,
+        (
+            replace(BALLED, hyperball=False),
+            replace(BALLED, momentum=0.951),
+            replace(BALLED, nesterov=False),
+            replace(BALLED, learning_rate=0.021),
         ),
     ),
     "scion": Row(

@@ -184,6 +184,7 @@ def test_launchers_are_detected_by_what_they_set() -> None:
     assert hosts.detected({"SLURM_STEP_NUM_TASKS": "4"}) == 4
     assert hosts.detected({"OMPI_COMM_WORLD_SIZE": "2"}) == 2
     assert hosts.detected({"TPU_WORKER_HOSTNAMES": "a,b,c"}) == 3
+    assert hosts.detected({"LMJAX_PROCESSES": "4"}) == 4
     assert hosts.detected({"SLURM_JOB_ID": "7"}) is None
     words = "WARNING: could not determine TPU worker hostnames, please set it"
     assert hosts.detected({"TPU_WORKER_HOSTNAMES": words}) is None

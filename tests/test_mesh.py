@@ -1,11 +1,13 @@
 """What lies where on a mesh; checkpoints made on one mesh and restored on others."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from lmjax import cli
 from lmjax.errors import FieldError
@@ -14,6 +16,7 @@ from lmjax.roles import ACTIVATIONS, AXES, MESH_AXES, Leaf
 from lmjax.state import TrainState
 
 ROOT = Path(__file__).parents[1]
+ONES = {"fsdp": 1, "sequence": 1, "tensor": 1}
 
 
 def abstract_mesh(data=1, fsdp=1, sequence=1, tensor=1) -> AbstractMesh:
@@ -76,6 +79,60 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(words, capsys, tmp_path
     assert "must multiply to the 1 devices" in told
     assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A stand-in for a chip of one of several slices, of which a mesh asks no more than this."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str
+    core_on_chip: int = 0
+    device_kind: str = "stand-in"
+    process_index: int = 0
+
+
+def two_slices(platform: str = "tpu") -> list[Chip]:
+    """Squares of four chips, of which one of each comes in turn."""
+    return [Chip(n, n % 2, (n // 2 % 2, n // 4, 0), platform) for n in range(8)]
+
+
+def slices_of_copies(mesh: Mesh) -> list[set[int]]:
+    return [{chip.slice_index for chip in copy.flat} for copy in mesh.devices]
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+@pytest.mark.parametrize(
+    "sizes", [{"fsdp": 4}, {"fsdp": 2}, {"fsdp": 2, "tensor": 2}, {"sequence": 4}, {}]
+)
+def test_slices_hold_whole_copies_of_the_state(platform, sizes):
+    """Only the data axis crosses the slow network, in its outer part."""
+    mesh = make_mesh(Parallel(**sizes), two_slices(platform))
+    assert sorted(chip.id for chip in mesh.devices.flat) == list(range(8))
+    assert dict(mesh.shape) == {"data": 8 // math.prod(sizes.values()), **ONES, **sizes}
+    copies = slices_of_copies(mesh)
+    half = len(copies) // 2
+    assert copies == [{0}] * half + [{1}] * half
+
+
+def test_chips_as_they_come_would_mix_slices():
+    """The negative control."""
+    chips = np.array(two_slices(), object).reshape(2, 4, 1, 1)
+    assert slices_of_copies(Mesh(chips, MESH_AXES)) == [{0, 1}, {0, 1}]
+
+
+def test_a_copy_of_the_state_may_span_hosts_of_gpus():
+    """In the outer part of its axis."""
+    mesh = make_mesh(Parallel(fsdp=8), two_slices("gpu"))
+    assert [chip.slice_index for chip in mesh.devices.flat] == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}])
+def test_a_copy_of_the_state_that_would_span_slices_is_refused(sizes):
+    with pytest.raises(FieldError, match="data = 1: must be a multiple of the 2 slices"):
+        make_mesh(Parallel(**sizes), two_slices())
 
 
 def test_one_device_has_a_mesh_of_ones():

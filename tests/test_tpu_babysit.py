@@ -54,7 +54,7 @@ def test_from_the_queue_to_the_end(cloud):
     assert "16 chips at $0.50 = $8.00 an hour while ACTIVE; at most 9 hours ($72.00)" in done.out
     assert "run-1: deleted [at most $0.27 so far]" in done.out  # two of the minutes
     kept = (records.folder() / "run-1.log").read_text()
-    assert "w0: training on tpu,cpu" in kept
+    assert "w0: training on tpu,cpu, one of 4" in kept
     assert "w1: --- " in kept
 
 

@@ -99,8 +99,8 @@ def test_words_reach_every_worker_as_they_are(cloud):
         assert cloud.words(worker) == [*TRAIN[1:], *NASTY]
     assert list(cloud.bin.rglob("pwned")) == []
     told = cloud.launch("logs", "run-1").out
-    assert "w0: training on tpu,cpu" in told
-    assert "w1: training on tpu,cpu" in told
+    assert "w0: training on tpu,cpu, one of 4" in told  # as the accelerator's name says
+    assert "w1: training on tpu,cpu, one of 4" in told
     cloud.finish(0)
 
 
@@ -284,18 +284,21 @@ def test_workers_that_are_not_there_yet(cloud):
 
 
 @pytest.mark.parametrize(
-    ("name", "chips", "runtime"),
+    ("name", "chips", "workers", "runtime"),
     [
-        ("v2-8", 4, "tpu-ubuntu2204-base"),
-        ("v3-32", 16, "tpu-ubuntu2204-base"),
-        ("v4-8", 4, "tpu-ubuntu2204-base"),
-        ("v5litepod-16", 16, "v2-alpha-tpuv5-lite"),
-        ("v5p-8", 4, "v2-alpha-tpuv5"),
-        ("v6e-8", 8, "v2-alpha-tpuv6e"),
+        ("v2-8", 4, 1, "tpu-ubuntu2204-base"),
+        ("v3-32", 16, 4, "tpu-ubuntu2204-base"),
+        ("v4-8", 4, 1, "tpu-ubuntu2204-base"),
+        ("v5litepod-8", 8, 1, "v2-alpha-tpuv5-lite"),
+        ("v5litepod-16", 16, 4, "v2-alpha-tpuv5-lite"),
+        ("v5p-8", 4, 1, "v2-alpha-tpuv5"),
+        ("v6e-8", 8, 1, "v2-alpha-tpuv6e"),
+        ("v6e-256", 256, 64, "v2-alpha-tpuv6e"),
     ],
 )
-def test_what_the_name_of_an_accelerator_says(name, chips, runtime):
+def test_what_the_name_of_an_accelerator_says(name, chips, workers, runtime):
     assert accelerators.chips(name) == chips
+    assert accelerators.workers(name) == workers
     assert accelerators.generation(name).runtime == runtime
 
 

@@ -63,7 +63,7 @@ def test_it_can_be_followed_word_for_word(cloud):
     assert "8 chips at $0.60 = $4.80 an hour while ACTIVE; at most 12 hours ($57.60)" in told
     assert "the run is complete" in told
     told = follow(cloud, steps)
-    assert "w1: training on tpu,cpu" in told
+    assert "w1: training on tpu,cpu, one of 1" in told
     assert "char-gpt is gone" in told
     cloud.set()
     assert cloud.world["resources"] == {}

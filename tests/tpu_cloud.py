@@ -32,7 +32,7 @@ esac
 # In place of lmjax: keeps its words, and runs until the test says how it ends, or for a minute.
 TRAINER = """#!{tools}/bash
 printf '%s\\0' "$@" >"$HOME/words"
-echo "training on $JAX_PLATFORMS"
+echo "training on $JAX_PLATFORMS, one of $LMJAX_PROCESSES"
 trap 'exit 143' TERM
 for _ in {{1..1200}}; do
   for told in {here}/finish.$HOSTNAME {here}/finish; do

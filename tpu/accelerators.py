@@ -1,4 +1,4 @@
-"""What the name of an accelerator says: its chips, and the system image its generation needs."""
+"""What the name of an accelerator says: its chips, its workers, and the system image it needs."""
 
 from typing import NamedTuple
 
@@ -13,15 +13,17 @@ class Generation(NamedTuple):
 
     per_chip: int  # how many of what its names count make a chip
     runtime: str
+    alone: int = 4  # chips of the largest slice that has one worker; in larger ones each has 4
 
 
+CHIPS_OF_A_WORKER = 4
 GENERATIONS = {
     "v2": Generation(2, "tpu-ubuntu2204-base"),
     "v3": Generation(2, "tpu-ubuntu2204-base"),
     "v4": Generation(2, "tpu-ubuntu2204-base"),
-    "v5litepod": Generation(1, "v2-alpha-tpuv5-lite"),
+    "v5litepod": Generation(1, "v2-alpha-tpuv5-lite", alone=8),
     "v5p": Generation(2, "v2-alpha-tpuv5"),
-    "v6e": Generation(1, "v2-alpha-tpuv6e"),
+    "v6e": Generation(1, "v2-alpha-tpuv6e", alone=8),
 }
 SPOKEN = {"v5e": "v5litepod", "v5lite": "v5litepod"}  # names that the documentation uses
 
@@ -46,3 +48,9 @@ def chips(accelerator: str) -> int:
         allowed = f"must end in a number of {unit}, such as {accelerator.partition('-')[0]}-8"
         raise FieldError("accelerator", accelerator, allowed)
     return int(size) // per_chip
+
+
+def workers(accelerator: str) -> int:
+    """How many hosts a slice of that name has, each with a process of the run."""
+    count = chips(accelerator)
+    return 1 if count <= generation(accelerator).alone else -(-count // CHIPS_OF_A_WORKER)

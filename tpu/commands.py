@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpu import accelerators
 from tpu.records import LABEL, Resource
 
 Command = list[str]
@@ -70,7 +71,7 @@ def push(resource: Resource, archive: Path) -> list[Command]:
 
 def start(resource: Resource, words: Sequence[str]) -> Command:
     """The run, detached from the connection."""
-    return ask(resource, "start", *words)
+    return ask(resource, "start", str(accelerators.workers(resource.accelerator)), *words)
 
 
 def _queued(verb: str, resource: Resource, *words: str) -> Command:

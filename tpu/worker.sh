@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One host of a TPU slice: what the launcher asks of it over ssh.
 #
-#   setup | push ARCHIVE | start WORD... | status | stop | log LINES [follow]
+#   setup | push ARCHIVE | start WORKERS WORD... | status | stop | log LINES [follow]
 #
 # Each may be asked twice, since gcloud repeats a command whose connection was lost. The run does not
 # depend on the connection. No exit status is 255, which gcloud takes for a lost connection.
@@ -43,7 +43,9 @@ push)
   say "has $2"
   ;;
 start)
-  shift
+  # How many processes the run must find; each lmjax asserts it (lmjax/hosts.py).
+  export LMJAX_PROCESSES=$2
+  shift 2
   if [ ! -d "$code" ]; then refuse "has no code; push first"; fi
   words=$(printf '%q ' "$@")
   exec 9>"$run/lock"

@@ -1,21 +1,23 @@
-"""What does an update of each optimizer cost, beside sgd's and beside torch.optim's of that name?
+"""What does an update of each optimizer cost, beside sgd's and beside its authors' in PyTorch?
 
-    python -m experiments.benchmarks.optimizer_cost --json PATH [--peer-python PATH]
+    python -m experiments.benchmarks.optimizer_cost --json PATH [--peer-python PATH [--authors DIR]]
 
 Of a GPT-2 with narrow layers (WIDTH, DEPTH, VOCABULARY), parameters and gradients float32: only the
 optimizer's own update, jitted, from gradients that are there already, UPDATES of them in a block so
 that what an optimizer does every tenth time is in it. By turns with sgd; the second block of sgd
 tells the noise. What it asks of its oracle (sophia's further gradients) costs nothing here.
-Beside torch.optim's eager update of the same arrays with as many threads as cores, where torch has
-one of that name. lbfgs is left out: its cost is that of its loss.
+Beside torch.optim's where torch has it (fused where it can be), or the authors' own code out of
+clones of their repositories in DIR, as they have it: on as many tensors as a model in PyTorch has,
+and with as many threads. lbfgs is left out: its cost is that of its loss.
 
 Expected (2 cores): everything that is not a matrix method below 6 times sgd, which is one pass over
-memory; none slower than torch's.
+memory; none slower than its authors'.
 """
 
 import argparse
 import functools
 import json
+import math
 import time
 import types
 from collections.abc import Sequence
@@ -34,19 +36,11 @@ from lmjax.optim import SGD, Optimizer
 from lmjax.parallel import abstract_state
 from lmjax.parts import alternatives, replace
 from lmjax.platforms import limit_blas
-from lmjax.roles import Roles
+from lmjax.roles import Leaf, Roles
 
 WIDTH, DEPTH, VOCABULARY = 256, 4, 4096
 UPDATES, PAIRS = 20, 5
 LEFT_OUT = ("lbfgs",)
-TORCH = {  # ours -> torch.optim's name of it
-    "sgd": "SGD",
-    "adamw": "AdamW",
-    "adafactor": "Adafactor",
-    "nadamw": "NAdam",
-    "radam": "RAdam",
-    "rmsprop": "RMSprop",
-}
 
 
 def leaves() -> tuple[Roles, dict[str, Any]]:
@@ -96,10 +90,26 @@ class Update:
         return time.perf_counter() - begun
 
 
+def as_tensors(roles: Roles) -> list[dict[str, Any]]:
+    """The parameters as a model in PyTorch has them: what is stacked are tensors by themselves."""
+    found = []
+    for leaf in jax.tree.leaves(roles, is_leaf=lambda x: isinstance(x, Leaf)):
+        own = len(leaf.own_axes)
+        one = {"shape": list(leaf.matrix_shape[-own:]), "matrix": leaf.role == "matrix"}
+        found += [one] * math.prod(leaf.matrix_shape[:-own])
+    return found
+
+
 def measure(
-    name: str, optimizer: Optimizer, roles: Roles, params: Any, grads: Any, peer: Peer | None
+    name: str,
+    optimizer: Optimizer,
+    roles: Roles,
+    params: Any,
+    grads: Any,
+    peer: Peer | None,
+    beside: dict[str, Any],
 ) -> dict[str, Any]:
-    """One optimizer's row."""
+    """One optimizer's row; `beside` tells the peer what its has to be made of."""
     ours = Update(optimizer, roles, params, grads)
     sgd = Update(SGD(), roles, params, grads)
     turns = take_turns(ours, sgd, PAIRS)
@@ -110,24 +120,18 @@ def measure(
         "noise": noise,
         "doubt": doubt(noise),
     }
-    if peer is not None and name in TORCH:
-        shapes = [list(x.shape) for x in jax.tree.leaves(params)]
-        peer.ask(optimizer=TORCH[name], shapes=shapes)
-
-        def torch_block() -> float:
-            return peer.ask(updates=UPDATES)["seconds"]
-
-        beside = take_turns(ours, torch_block, PAIRS)
-        row["torch_over_ours"] = ratios(beside.other, beside.ours)
+    if peer is not None and peer.ask(label=name, updates=UPDATES, **beside)["there"]:
+        pairs = take_turns(ours, lambda: peer.ask(updates=UPDATES)["seconds"], PAIRS)
+        row["authors_over_ours"] = ratios(pairs.other, pairs.ours)
     return row
 
 
 def text(name: str, row: dict[str, Any]) -> str:
-    over, torch = row["over_sgd"], row.get("torch_over_ours")
+    over, authors = row["over_sgd"], row.get("authors_over_ours")
     told = f"{name:20s}{row['milliseconds']['median']:9.2f} ms  {over['median']:7.2f} times sgd"
     told += f" ({over['low']:.2f} to {over['high']:.2f})"
-    if torch:
-        told += f"; torch takes {torch['median']:.2f} times as long"
+    if authors:
+        told += f"; its authors' takes {authors['median']:.2f} times as long"
     return told + row["doubt"]
 
 
@@ -145,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", required=True, type=Path)
     parser.add_argument("--peer-python", help="an interpreter with torch")
+    parser.add_argument("--authors", help="a folder with clones of the authors' repositories")
     parser.add_argument("--optimizers", nargs="*", default=[], help="all")
     given = parser.parse_args()
     limit_blas()
@@ -153,9 +158,10 @@ def main() -> None:
     grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
     script = Path(__file__).with_name("torch_optim.py")
     peer = Peer(given.peer_python, str(script)) if given.peer_python else None
+    beside = {"tensors": as_tensors(roles), "checkouts": given.authors}
     found: dict[str, Any] = {}
     for name, make in chosen(given.optimizers).items():
-        found[name] = measure(name, make(), roles, params, grads, peer)
+        found[name] = measure(name, make(), roles, params, grads, peer, beside)
         print(text(name, found[name]), flush=True)
         told = {
             "leaves": {"width": WIDTH, "depth": DEPTH, "vocabulary": VOCABULARY},

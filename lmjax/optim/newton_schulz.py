@@ -45,12 +45,21 @@ def orthogonalize(
     eps: float = EPS,
     safety: float = 1.0,
 ) -> Float[Array, "*s i o"]:
-    """Towards the nearest semi-orthogonal matrix of each; the products are in `dtype`."""
+    """Towards the nearest semi-orthogonal matrix of each; the products are in `dtype`.
+
+    Their sums are float32 at least, and are rounded once: what accelerators do anyway, and what
+    lets XLA use a CPU's instructions for bfloat16.
+    """
+    wide = jnp.promote_types(dtype, jnp.float32)
+
+    def product(a: Array, b: Array) -> Array:
+        return jnp.matmul(a, b, preferred_element_type=wide).astype(dtype)
+
     tall = x.shape[-2] > x.shape[-1]
     y = jnp.swapaxes(x, -1, -2) if tall else x
     y = y.astype(dtype)
     y = y / (safety * jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + eps)
     for a, b, c in quintics:
-        gram = y @ jnp.swapaxes(y, -1, -2)
-        y = a * y + (b * gram + c * (gram @ gram)) @ y
+        gram = product(y, jnp.swapaxes(y, -1, -2))
+        y = a * y + product(b * gram + c * product(gram, gram), y)
     return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)

@@ -114,11 +114,10 @@ def with_own_rate(inner: Any, rate: Rate, rule: Any, roles: Roles) -> optax.Grad
             return (u - decay * step * p).astype(u.dtype) if decay else u
 
         moved = jax.tree.map(decayed, decays, moved, params)
-        begun = jnp.any(jnp.stack([jnp.any(s != 0) for s in jax.tree.leaves(new.grad_sum)]))
-        return optax.tree.where(
-            begun,
-            (moved, new),
-            (optax.tree.zeros_like(moved), state._replace(count=new.count)),
-        )
+        # What optax divides by; while it is 0, so is all of the state but the estimate.
+        begun = optax.tree.sum(jax.tree.map(jnp.abs, new.grad_sum)) > 0
+        estimate = jnp.where(begun, new.estim_lr, state.estim_lr)
+        moved = jax.tree.map(lambda u: jnp.where(begun, u, 0), moved)
+        return moved, new._replace(estim_lr=estimate)
 
     return optax.GradientTransformation(init, update)
