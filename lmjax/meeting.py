@@ -37,8 +37,10 @@ class Meeting:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        with contextlib.suppress(OSError):
-            _note(port).write_text(str(self._process.pid))
+        with contextlib.suppress(OSError):  # of nobody's link to a file of ours
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with open(os.open(_note(port), flags, 0o600), "w") as file:
+                file.write(str(self._process.pid))
 
     def end(self) -> None:
         """When all processes have left; without it, it lingers."""
@@ -73,6 +75,8 @@ def serve(address: str, processes: int) -> None:
     )
     if sys.stdin.buffer.read() != END:
         time.sleep(LINGER)
+    with contextlib.suppress(OSError):
+        _note(address.rpartition(":")[2]).unlink()
     os._exit(0)
 
 

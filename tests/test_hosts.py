@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,11 @@ def last_step(path: Path) -> int:
     return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
 
 
+def notes() -> list[str]:
+    """What meetings have noted beside each other; one that is over has left nothing."""
+    return sorted(path.name for path in Path(tempfile.gettempdir()).glob("lmjax-meeting-*"))
+
+
 def files_of(path: Path) -> tuple[str, str, str]:
     digest = json.loads((path / "result.json").read_text())["state_digest"]
     return digest, (path / "trace.jsonl").read_text(), (path / "metrics.jsonl").read_text()
@@ -106,13 +112,23 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_have_the_bits_of_one(alone: Path, tmp_path: Path) -> None:
     """State, metrics, and the digest of every batch, of which each process has made one half."""
-    path = tmp_path / "run"
+    path, before = tmp_path / "run", notes()
     ends = Pair([*SHARDS, "--steps", "60", "--workdir", str(path)]).wait()
     assert [status for status, _ in ends] == [0, 0], ends
     assert files_of(path) == files_of(alone)
     other = tmp_path / "other"
     finished(launch([*SHARDS, "--steps", "60", "--seed", "1", "--workdir", str(other)], 4))
     assert files_of(other)[0] != files_of(alone)[0]
+    assert set(notes()) <= set(before)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of 400 steps that nothing happened to."""
+    path = tmp_path_factory.mktemp("unbroken") / "run"
+    status, told = finished(launch([*SHARDS, "--steps", "400", "--workdir", str(path)], 4))
+    assert status == 0, told
+    return path
 
 
 @pytest.mark.parametrize(
@@ -120,7 +136,7 @@ def test_two_processes_have_the_bits_of_one(alone: Path, tmp_path: Path) -> None
     [(signal.SIGKILL, 1, 2), (signal.SIGKILL, 0, 1), (signal.SIGSTOP, 1, 1)],
 )
 def test_a_peer_that_is_gone_is_named_and_the_run_resumes(
-    number: int, which: int, then: int, tmp_path: Path
+    number: int, which: int, then: int, unbroken: Path, tmp_path: Path
 ) -> None:
     """And ends on `then` processes as if nothing had been."""
     path, words = tmp_path / "run", [*SHARDS, "--steps", "400"]
@@ -139,8 +155,6 @@ def test_a_peer_that_is_gone_is_named_and_the_run_resumes(
     again = [*words, "--workdir", str(path)]
     ends = Pair(again).wait() if then == 2 else [finished(launch(again, 4))]
     assert all(status == 0 for status, _ in ends), ends
-    unbroken = tmp_path / "unbroken"
-    finished(launch([*words, "--workdir", str(unbroken)], 4))
     assert files_of(path) == files_of(unbroken)
 
 

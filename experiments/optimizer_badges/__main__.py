@@ -5,7 +5,7 @@
 Writes a table between two marks of a README: the reference at its commit, the largest deviation
 over 20 float64 steps (from the references that the tests hold, so it is run from the repository's
 root), bytes of state for each parameter of gpt2_124m, and, from the JSON of
-experiments.benchmarks.optimizer_cost, the time of an update over sgd's.
+experiments.benchmarks.optimizer_cost, the time of an update over sgd's, and of theirs over ours.
 """
 
 import argparse
@@ -26,7 +26,10 @@ from lmjax.parts import alternatives, replace
 from lmjax.state import state_copies
 
 BEGIN, END = "<!-- optimizers: begin -->", "<!-- optimizers: end -->"
-HEAD = "optimizer | equal to | largest deviation | state, bytes a parameter | an update over sgd's"
+HEAD = (
+    "optimizer | equal to | largest deviation | state, bytes a parameter | an update over sgd's | "
+    "theirs in PyTorch over ours"
+)
 BYTES = 4  # of a parameter
 
 
@@ -56,9 +59,14 @@ def row(label: str, make: Any, apart: dict[str, float], costs: dict[str, Any]) -
     if reference is not None:
         beside = f"[{reference.repository}@{reference.commit[:7]}]({reference.code_url})"
     deviation = f"{apart[label]:.1e}" if label in apart else "tested beside optax"
-    over = costs.get(label, {}).get("over_sgd")
-    cost = f"{over['median']:.2f} ({over['low']:.2f} to {over['high']:.2f})" if over else ""
-    return f"| {label} | {beside} | {deviation} | {bytes_of_state(make):.3g} | {cost} |"
+    over, theirs = (costs.get(label, {}).get(key) for key in ("over_sgd", "authors_over_ours"))
+    costs_told = f"{spread(over)} | {spread(theirs)}"
+    return f"| {label} | {beside} | {deviation} | {bytes_of_state(make):.3g} | {costs_told} |"
+
+
+def spread(ratio: dict[str, float] | None) -> str:
+    """Median and quartiles; nothing where it was not measured."""
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
 
 
 def write(path: Path, table: str) -> None:
@@ -80,7 +88,7 @@ def main() -> None:
     apart = deviations()
     known = sorted(alternatives(Optimizer).items())
     rows = [row(x, make, apart, costs) for x, make in known if make.__module__.startswith("lmjax.")]
-    table = "\n".join([f"| {HEAD} |", "|" + " --- |" * 5, *rows])
+    table = "\n".join([f"| {HEAD} |", "|" + " --- |" * 6, *rows])
     write(given.readme, table)
     print(table)
 

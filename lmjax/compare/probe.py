@@ -11,6 +11,8 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+from flax.core import meta
+from jaxtyping import PRNGKeyArray
 
 from lmjax.compare.execution import (
     LANES,
@@ -25,15 +27,16 @@ from lmjax.compare.feed import Feed, spans
 from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.data import Batch, Dataset
 from lmjax.experiment import Experiment
-from lmjax.mesh import Parallel, make_mesh
+from lmjax.mesh import Parallel
 from lmjax.models.base import OnPaper, placing
-from lmjax.parallel import abstract_state
+from lmjax.parallel import abstract_variables
 from lmjax.platforms import limit_blas, visible_cores
-from lmjax.step import make_train_step
+from lmjax.rng import key_for
+from lmjax.tasks import Variables
 
 CALL = 1.0  # seconds that a call may take, so that a stop is heard soon
 CALL_BYTES = 2**26  # of batches in one call
-TIMED = 0.25  # seconds of one measurement, of which there are ROUNDS
+TIMED = 0.15  # seconds of one measurement, of which there are ROUNDS
 ROUNDS = 3
 GAIN_CPU = 0.05  # share of the time that trying another saves on average: loops mostly win
 GAIN = 0.5  # the same on accelerators, where lanes may save most of it
@@ -124,12 +127,15 @@ def _why_never() -> str:
 
 @placing(OnPaper())
 def _convolves(experiment: Experiment, batch: Batch) -> bool:
-    """Whether the train step has a convolution."""
-    mesh = make_mesh(Parallel(), jax.devices()[:1])
-    roles, state = abstract_state(experiment, batch, mesh)
-    previous = batch if experiment.optimizer.needs_previous_batch else None
-    step = make_train_step(experiment, roles)
-    return CONVOLUTION in str(jax.make_jaxpr(step)(state, batch, previous, knobs_of(1.0, 0)))
+    """Whether the model, or what its inputs go through in the step, has a convolution."""
+    task = experiment.task
+
+    def forward(variables: Variables, batch: Batch, key: PRNGKeyArray) -> Any:
+        return task.outcome(variables, task.augment(batch, key), key)
+
+    variables = meta.unbox(abstract_variables(experiment, batch))
+    key = jax.eval_shape(lambda: key_for(0, "init"))
+    return CONVOLUTION in str(jax.make_jaxpr(forward)(variables, batch, key))
 
 
 def _hopeless(name: Name, plan: Plan, trials: list["_Trial"]) -> str | None:
