@@ -53,13 +53,7 @@ COMPUTING = ("train", "compare", "reproduce", "describe", "eval", "sample", "exp
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 failed or diverged, 2 bad input, 128 + a signal."""
-    status = _main(list(sys.argv[1:] if words is None else words))
-    if "lmjax.hosts" in sys.modules:
-        sys.modules["lmjax.hosts"].current().end(status)
-    return status
-
-
-def _main(words: list[str]) -> int:
+    words = list(sys.argv[1:] if words is None else words)
     commands: dict[str, Callable[[Sequence[str]], int | None]] = {
         "train": train,
         "compare": compare,
@@ -109,6 +103,14 @@ def _command(name: str, commands: dict[str, Any]) -> str:
 
 
 def _guarded(call: Callable[[], int | None]) -> int:
+    """The exit status of a command; one of several processes that failed ends here."""
+    status = _status(call)
+    if "lmjax.hosts" in sys.modules:
+        sys.modules["lmjax.hosts"].current().end(status)
+    return status
+
+
+def _status(call: Callable[[], int | None]) -> int:
     """Run it; what a user can mend is told in one line. A command that returns nothing is well."""
     try:
         return call() or 0

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -217,6 +218,7 @@ def join(asked: Asked, environment: Mapping[str, str] = os.environ) -> Hosts:
                 None, None, None, None, None, JOIN_SECONDS
             )
             address, count, process, devices = found
+            devices = None if sees_its_own(environment) else devices
         if address is None or count is None or process is None:
             raise InputError(
                 "no launcher was detected: add --coordinator HOST:PORT and --process I"
@@ -251,6 +253,7 @@ def _meet(address: str, count: int, process: int, devices: Any) -> Meeting | Non
         shutdown_timeout_seconds=int(PATIENCE),
         # Process 0 starts a service whatever one asks for: here nobody comes.
         coordinator_bind_address="localhost:0",
+        cluster_detection_method="deactivate",  # or it would choose one device again
     )
     late.cancel()
     return meeting
@@ -342,6 +345,18 @@ def detected(environment: Mapping[str, str]) -> int | None:
         if all(names) and not any(map(str.isspace, environment[name])):  # libtpu puts words there
             return len(names)
     return None
+
+
+def sees_its_own(environment: Mapping[str, str]) -> bool:
+    """Whether this process may take all the GPUs that it sees, and not JAX's one a process."""
+    if environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return True  # which JAX reads then
+    if environment.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0:
+        return True  # the launcher has given it one
+    here = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environment.get(
+        "SLURM_STEP_TASKS_PER_NODE", ""
+    )
+    return bool(re.fullmatch(r"1(\(x\d+\))?", here))  # Slurm's for one on each of so many nodes
 
 
 def check_joined(say: Callable[[str], None]) -> None:

@@ -4,7 +4,7 @@
 
 jax.distributed has process 0 serve it, and when that process dies, JAX aborts all others before
 they can say which one is gone. Served from here it outlives process 0 for as long as they need. A
-run that begins at the same port before that ends it.
+run that begins at the same port before that ends it; one whose process 0 is alive is left alone.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ class Meeting:
     """The process that serves, as process 0 has it."""
 
     def __init__(self, port: str, processes: int):
-        """Start it, on all addresses of this machine."""
+        """Start it, on all addresses of this machine; raises InputError where a run has it."""
         _end_former(port)
         words = [sys.executable, __file__, f"[::]:{port}", str(processes)]
         # In a session of its own, so that Ctrl-C and a signal to the group leave it alone, and
@@ -40,7 +40,7 @@ class Meeting:
         with contextlib.suppress(OSError):  # of nobody's link to a file of ours
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
             with open(os.open(_note(port), flags, 0o600), "w") as file:
-                file.write(str(self._process.pid))
+                file.write(f"{self._process.pid} {os.getpid()}")
 
     def end(self) -> None:
         """When all processes have left; without it, it lingers."""
@@ -49,20 +49,27 @@ class Meeting:
 
 
 def _note(port: str) -> Path:
-    """Where the number of the process that serves a port stands."""
+    """Where it stands which process serves a port, and for which process 0."""
     return Path(tempfile.gettempdir()) / f"lmjax-meeting-{os.getuid()}-{port}"
 
 
 def _end_former(port: str) -> None:
-    """End what still serves this port for a run before this one, if it is ours."""
+    """End what still serves this port for a run before this one, if it is ours and that is over."""
     try:
-        number = int(_note(port).read_text())
+        number, owner = map(int, _note(port).read_text().split())
         words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+        status = Path(f"/proc/{number}/status").read_text()
     except (OSError, ValueError):
         return
-    if os.fsencode(__file__) in words and f"[::]:{port}".encode() in words:
-        with contextlib.suppress(OSError):
-            os.kill(number, signal.SIGKILL)
+    if os.fsencode(__file__) not in words or f"[::]:{port}".encode() not in words:
+        return
+    if f"\nPPid:\t{owner}\n" in status:  # else it has lost its parent
+        from lmjax.errors import InputError  # which the process that serves does not need
+
+        told = f"a run that is going on, whose process 0 has the process id {owner}"
+        raise InputError(f"port {port} of this machine serves {told}")
+    with contextlib.suppress(OSError):
+        os.kill(number, signal.SIGKILL)
 
 
 def serve(address: str, processes: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from lmjax import hosts
 from lmjax.errors import InputError
+from lmjax.meeting import Meeting
 
 DEVICES = "--xla_force_host_platform_device_count="
 WORDS = ["breast_cancer", "--batch-size", "64", "--save-every", "20", "--log-every", "5"]
@@ -192,6 +193,65 @@ def test_processes_that_differ_are_refused_in_both(tmp_path: Path) -> None:
 def test_bad_flags_are_one_line(asked: hosts.Asked, told: str) -> None:
     with pytest.raises(InputError, match=told):
         hosts.check(asked)
+
+
+@pytest.mark.parametrize(
+    ("told", "all_of_them"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,2"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "CUDA_VISIBLE_DEVICES": "1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "JAX_LOCAL_DEVICE_IDS": "0,1"}, True),
+        ({}, False),
+    ],
+)
+def test_one_process_on_a_host_has_all_of_its_gpus(told: dict[str, str], all_of_them: bool) -> None:
+    assert hosts.sees_its_own(told) is all_of_them
+
+
+def test_what_slurm_starts_finds_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what srun sets for one task on each of two nodes, as far as to jax.distributed."""
+    told = {"JOB_ID": 7, "STEP_NODELIST": "node[1-2]", "NTASKS": 2, "PROCID": 1, "LOCALID": 0}
+    told |= {"STEP_NUM_TASKS": 2, "STEP_TASKS_PER_NODE": "1(x2)"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    asked: list[tuple[object, ...]] = []
+
+    def meet(*words: object) -> None:
+        asked.append(words)
+        raise RuntimeError("nobody is there")
+
+    monkeypatch.setattr(hosts, "_meet", meet)
+    with pytest.raises(InputError, match="2 processes could not find each other: nobody is there"):
+        hosts.join(hosts.Asked())
+    assert asked == [("node1:61447", 2, 1, None)]
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2")
+    with pytest.raises(InputError):
+        hosts.join(hosts.Asked())
+    assert asked[1] == ("node1:61447", 2, 1, [0])
+
+
+def test_a_port_of_a_living_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has outlived its run is ended."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    first = Meeting(port, 2)
+    note = next(tmp_path.iterdir())
+    with pytest.raises(InputError, match=f"port {port} .* process id {os.getpid()}"):
+        Meeting(port, 2)
+    meeting, _ = note.read_text().split()
+    note.write_text(f"{meeting} 1")  # as of a process 0 that is gone
+    second = Meeting(port, 2)
+    assert first._process.wait(10) == -signal.SIGKILL
+    second._process.kill()
+    second._process.wait()
 
 
 def test_launchers_are_detected_by_what_they_set() -> None:
