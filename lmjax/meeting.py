@@ -45,7 +45,7 @@ class Meeting:
     def end(self) -> None:
         """When all processes have left; without it, it lingers."""
         with contextlib.suppress(OSError):
-            self._process.communicate(END)
+            self._process.communicate(END if self._process.poll() is None else b"")
 
 
 def _note(port: str) -> Path:

@@ -249,9 +249,10 @@ def test_a_port_of_a_living_run_is_refused(tmp_path: Path, monkeypatch: pytest.M
     meeting, _ = note.read_text().split()
     note.write_text(f"{meeting} 1")  # as of a process 0 that is gone
     second = Meeting(port, 2)
+    assert first._process.wait(10) == -signal.SIGKILL
     first.end()
-    assert first._process.returncode == -signal.SIGKILL
     second._process.kill()
+    second._process.wait()
     second.end()
 
 
