@@ -244,6 +244,8 @@ def test_a_port_of_a_living_run_is_refused(tmp_path: Path, monkeypatch: pytest.M
         port = str(free.getsockname()[1])
     first = Meeting(port, 2)
     note = next(tmp_path.iterdir())
+    while not Path(f"/proc/{first._process.pid}/cmdline").read_bytes():
+        time.sleep(0.01)  # it is only just there
     with pytest.raises(InputError, match=f"port {port} .* process id {os.getpid()}"):
         Meeting(port, 2)
     meeting, _ = note.read_text().split()

@@ -339,7 +339,11 @@ def ranks(report: Report) -> Figure | None:
         Ranking("per second", [(label, rank) for label, rank in per_second]),
         slots(report),
     )
-    caption = "Left, after the same steps; right, by the time to where the baseline ends."
+    caption = (
+        "Left, after the same steps; right, by the time to where the baseline ends. A rank is 1 and "
+        "how many are surely better, so that one whose seeds are far apart may stand before one "
+        "that ends lower."
+    )
     second = dict(chart.right.places)
     columns = [Column("variant", numbers=False), Column("per step"), Column("per second")]
     rows = [
