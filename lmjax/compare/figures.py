@@ -340,9 +340,9 @@ def ranks(report: Report) -> Figure | None:
         slots(report),
     )
     caption = (
-        "Left, after the same steps; right, by the time to where the baseline ends. A rank is 1 and "
-        "how many are surely better, so that one whose seeds are far apart may stand before one "
-        "that ends lower."
+        "Left, after the same steps; right, by the time to where the baseline ends. A rank is 1 "
+        "and how many are surely better, so that one whose seeds are far apart may stand before "
+        "one that ends lower."
     )
     second = dict(chart.right.places)
     columns = [Column("variant", numbers=False), Column("per step"), Column("per second")]
