@@ -131,8 +131,10 @@ def _read(folder: Path, errors: Any) -> Compiled:
         last = (errors.read().strip().splitlines() or ["nothing"])[-1]
         raise RunError(f"plan: the compiler ended without a program; it said: {last}")
     held = HELD.search(report[0].read_text())
+    if held is None:
+        raise RunError("plan: the compiler's memory report has a form that is not known here")
     found: Compiled = pickle.loads((folder / TOLD).read_bytes())
-    return found._replace(needed=int(held[1]) if held else 0, program=Program(text[0].read_text()))
+    return found._replace(needed=int(held[1]), program=Program(text[0].read_text()))
 
 
 def child() -> None:

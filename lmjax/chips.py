@@ -22,8 +22,8 @@ class Chip(NamedTuple):
     link: float = 0  # bytes per second to each neighbour, in one direction
     network: float = 0  # bytes per second that it sends to chips of another slice
     sides: int = 0  # of the torus
-    ring: int = 0  # a side closes to a ring where it is a multiple of so many chips
-    pod: int = 0  # chips in the largest slice
+    ring: int = 0  # a side closes to a ring only where it is a multiple of so many chips
+    pod: int = 0  # chips in the largest slice, which may be less than a pod of them
     lanes: int = 128  # rows and columns of its matrix unit
 
     @property
@@ -33,10 +33,11 @@ class Chip(NamedTuple):
 
 
 # Memory from libtpu's own messages; bandwidths from Google's data sheets and
-# https://jax-ml.github.io/scaling-book/tpus ("How to Scale Your Model", 2025).
+# https://jax-ml.github.io/scaling-book/tpus ("How to Scale Your Model", 2025). A pod of v5p has
+# 8,960 chips, but its largest slice is 16x16x24: https://docs.cloud.google.com/tpu/docs/v5p
 TPUS = {
     "v5e": Chip("TPU v5e", int(15.75 * 2**30), 8.1e11, 4.5e10, 3.125e9, 2, 16, 256),
-    "v5p": Chip("TPU v5p", int(95.74 * 2**30), 2.765e12, 9e10, 6.25e9, 3, 4, 8960),
+    "v5p": Chip("TPU v5p", int(95.74 * 2**30), 2.765e12, 9e10, 6.25e9, 3, 4, 6144),
     "v6e": Chip("TPU v6e", int(31.25 * 2**30), 1.64e12, 9e10, 1.25e10, 2, 16, 256, 256),
 }
 OTHERS = {  # of which no program can be compiled here
@@ -64,6 +65,13 @@ class Topology(NamedTuple):
     def compiles(self) -> bool:
         """Whether libtpu can compile for it."""
         return self.chip in TPUS.values()
+
+    def closes(self, side: int) -> bool:
+        """Whether that side is a ring. Of three sides all are, or none: whole cubes are joined by
+        switches, and a part of a cube has no links around.
+        """
+        sides = self.shape if self.chip.sides == 3 else (self.shape[side],)
+        return all(length % self.chip.ring == 0 for length in sides)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.slices} slices)" if self.slices > 1 else self.name

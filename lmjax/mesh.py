@@ -11,7 +11,7 @@ Which axis of the mesh an axis of an array may lie along stands in lmjax/roles.p
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
@@ -73,32 +73,51 @@ def make_mesh(parallel: Parallel, devices: Sequence[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     inner = parallel.fsdp * parallel.sequence * parallel.tensor
     if len(devices) % inner or parallel.data not in (0, len(devices) // inner):
-        sizes = [getattr(parallel, name) for name in MESH_AXES]
-        told = " x ".join(f"{name} {size}" for name, size in zip(MESH_AXES, sizes, strict=True))
+        told = _told(getattr(parallel, name) for name in MESH_AXES)
         raise FieldError("parallel", told, f"must multiply to the {len(devices)} devices")
     shape = (len(devices) // inner, parallel.fsdp, parallel.sequence, parallel.tensor)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices > 1:
-        return _hybrid(shape, slices, devices)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
-
-
-def _hybrid(shape: Sequence[int], slices: int, devices: Sequence[Any]) -> Mesh:
-    """Slices, between which the network is slow, and so the outer part of the outermost axis.
-
-    A slice of TPUs holds whole copies of the state. A host of GPUs, which is JAX's slice of them,
-    need not: a model may be larger than one.
-    """
-    if devices[0].platform != "tpu":
+    if devices[0].platform == "tpu":
+        placed = _on_torus(shape, slices, devices)
+    elif slices > 1:
+        # A host of GPUs, which is JAX's slice of them, need not hold a whole copy of the state, as
+        # a slice of TPUs does: a model may be larger than one.
         ordered = sorted(devices, key=lambda device: (device.slice_index, device.id))
         placed = np.array(ordered, object).reshape(shape)
-        return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+    else:
+        placed = mesh_utils.create_device_mesh(shape, devices)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def _on_torus(shape: Sequence[int], slices: int, devices: Sequence[Any]) -> np.ndarray:
+    """TPUs: an axis takes whole sides of the torus where it can, and parts of sides elsewhere.
+
+    jax.make_mesh cuts no sides, but for v5e. To allow it moves no mesh that needs no cut, since
+    JAX tries whole sides first. Between slices the network is slow, and so it is the outer part of
+    the outermost axis.
+    """
     if shape[0] % slices:
         allowed = f"must be a multiple of the {slices} slices, between which copies lie"
         raise FieldError("parallel.data", shape[0], allowed)
     within, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1)
-    placed = mesh_utils.create_hybrid_device_mesh(within, between, devices)
-    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+    try:
+        if slices == 1:
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return mesh_utils.create_hybrid_device_mesh(
+            within, between, devices, allow_split_physical_axes=True
+        )
+    except (AssertionError, NotImplementedError, TypeError, ValueError):
+        # What JAX raises for chips that fill no box, for slices of different sizes, and where its
+        # search for parts of sides finds none.
+        spans = (len({device.coords[side] for device in devices}) for side in range(3))
+        box = " x ".join(map(str, spans))
+        allowed = f"cannot be laid on these {len(devices)} chips, which span {box} in each slice"
+        raise FieldError("parallel", _told(shape), allowed) from None
+
+
+def _told(numbers: Iterable[int]) -> str:
+    """The axes with these sizes, for a reader."""
+    return " x ".join(f"{name} {size}" for name, size in zip(MESH_AXES, numbers, strict=True))
 
 
 def shapes_only_mesh(parallel: Parallel) -> AbstractMesh:
@@ -109,7 +128,7 @@ def shapes_only_mesh(parallel: Parallel) -> AbstractMesh:
 
 def sizes(mesh: AnyMesh) -> str:
     """The axes of a mesh with their sizes, for a reader."""
-    return " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return _told(mesh.shape.values())
 
 
 def whole(mesh: AnyMesh) -> NamedSharding:

@@ -17,7 +17,7 @@ from lmjax.collectives import seconds as link_seconds
 from lmjax.describe import Description
 from lmjax.errors import FieldError, InputError, check_number
 from lmjax.experiment import Experiment
-from lmjax.flags import take
+from lmjax.flags import natural, take
 from lmjax.parts import replace
 from lmjax.roles import MESH_AXES
 from lmjax.state import parameter_count
@@ -152,13 +152,13 @@ def run(words: Sequence[str], parse: Any) -> None:
         raise InputError("plan needs --topology, such as v5p:4x4x4, v5e:16x16 or h100:8")
     numbers = {
         flag: None if given[flag] is None else _number(flag, given[flag])
-        for flag in ("--tokens", "--price", "--slices")
+        for flag in ("--tokens", "--price")
     }
-    slices = 1 if numbers["--slices"] is None else numbers["--slices"]
-    if slices != int(slices):
-        raise InputError(f"--slices {given['--slices']!r}: must be a whole number")
+    slices = 1 if given["--slices"] is None else natural(given["--slices"])
+    if not slices:
+        raise InputError(f"--slices {given['--slices']!r}: must be a whole number >= 1")
     check_writable(given["--json"])
-    topology = read_topology(given["--topology"], int(slices))
+    topology = read_topology(given["--topology"], slices)
     experiment = overrides.apply(catalog.find(words[0]), rest, parse)
     made = plan(experiment, topology, numbers["--tokens"], numbers["--price"])
     print(score_card.to_text(made))

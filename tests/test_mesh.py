@@ -1,6 +1,7 @@
 """What lies where on a mesh; checkpoints made on one mesh and restored on others."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -133,6 +134,61 @@ def test_a_copy_of_the_state_may_span_hosts_of_gpus():
 def test_a_copy_of_the_state_that_would_span_slices_is_refused(sizes):
     with pytest.raises(FieldError, match="data = 1: must be a multiple of the 2 slices"):
         make_mesh(Parallel(**sizes), two_slices())
+
+
+def torus(*sides: int, slices: int = 1) -> list[Chip]:
+    """Slices of TPUs, each with as many chips as fill a box of these sides."""
+    places = list(itertools.product(*(range(side) for side in sides)))
+    return [
+        Chip(number * len(places) + n, number, place, "tpu")
+        for number in range(slices)
+        for n, place in enumerate(places)
+    ]
+
+
+CUT = [  # meshes that take parts of a side, for which jax.make_mesh raises
+    ((4, 4, 8), 1, {"fsdp": 64}),
+    ((16, 16, 1), 1, {"fsdp": 64}),
+    ((4, 4, 4), 1, {"fsdp": 32, "tensor": 2}),
+    ((4, 4, 4), 2, {"fsdp": 32, "tensor": 2}),
+    ((4, 4, 4), 2, {"fsdp": 8, "sequence": 2, "tensor": 2}),
+]
+
+
+@pytest.mark.parametrize(("sides", "slices", "sizes"), CUT)
+def test_an_axis_may_take_a_part_of_a_side_of_the_torus(sides, slices, sizes):
+    chips = torus(*sides, slices=slices)
+    mesh = make_mesh(Parallel(**sizes), chips)
+    assert sorted(chip.id for chip in mesh.devices.flat) == list(range(len(chips)))
+    assert dict(mesh.shape) == {"data": len(chips) // math.prod(sizes.values()), **ONES, **sizes}
+    assert all(len(found) == 1 for found in slices_of_copies(mesh))
+    if mesh.shape["tensor"] == 2:
+        pairs = mesh.devices.reshape(-1, 2)
+        assert all(math.dist(one.coords, other.coords) == 1 for one, other in pairs)
+
+
+WHOLE = [((4, 4, 4), {"fsdp": 64}), ((4, 4, 8), {"fsdp": 32}), ((16, 16, 1), {"fsdp": 16})]
+
+
+@pytest.mark.parametrize(("sides", "sizes"), WHOLE)
+def test_meshes_of_whole_sides_lie_as_jax_lays_them(sides, sizes):
+    chips = torus(*sides)
+    mesh = make_mesh(Parallel(**sizes), chips)
+    laid = jax.make_mesh(tuple(mesh.shape.values()), MESH_AXES, devices=chips)
+    assert mesh.devices.tolist() == laid.devices.tolist()
+
+
+ODD = {
+    "holes": [*torus(2, 2, 2)[:3], torus(2, 2, 2)[-1]],
+    "slices of two sizes": torus(2, 2, 2, slices=2)[:12],
+}
+
+
+@pytest.mark.parametrize("chips", ODD.values(), ids=ODD)
+def test_chips_that_no_mesh_can_be_laid_on_are_refused(chips):
+    told = f"data {len(chips) // 2} x fsdp 2 .*these {len(chips)} chips, which span 2 x 2 x 2"
+    with pytest.raises(FieldError, match=told):
+        make_mesh(Parallel(fsdp=2), chips)
 
 
 def test_one_device_has_a_mesh_of_ones():

@@ -1,17 +1,20 @@
 """Plans: what a compiled program says, beside counts by hand; and what is refused."""
 
 import importlib.util
+import itertools
 import json
 import math
+import pickle
 
 import pytest
 
 from experiments import llama_8b
-from lmjax.ahead import FULL, compile_step
+from lmjax import ahead
+from lmjax.ahead import FULL, Compiled, Place, compile_step
 from lmjax.chips import read_topology
 from lmjax.cli import main
-from lmjax.collectives import group
-from lmjax.errors import FieldError, InputError
+from lmjax.collectives import Collective, group, seconds
+from lmjax.errors import FieldError, InputError, RunError
 from lmjax.hlo import Program
 from lmjax.parts import replace
 from lmjax.plan import plan, spread
@@ -130,10 +133,99 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs():
         ("replica_groups=[2,2]<=[2,2]T(1,0), x", (0, 2)),
         ("replica_groups=mesh['a'=2,'b'=2] {'a'}, x", (0, 2)),
         ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}, x", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}, x", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'b','c'}, x", (0, 4)),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,1,2,0) {'b'}, x", (3, 1)),
+        ("replica_groups=mesh['a'=12,'b'=2] {'a':(2)3}, x", (0, 4, 8)),
+        ("replica_groups={}, x", ()),
+        ("source_target_pairs={{0,1},{1,2},{2,0}}, x={1}", (0, 1, 1, 2, 2, 0)),
     ],
 )
 def test_groups_are_read_in_each_way_they_are_written(text, members):
     assert group(text) == members
+
+
+def test_groups_in_another_form_are_not_guessed_at():
+    with pytest.raises(RunError, match="not known here: mesh<4>"):
+        group("dimensions={0}, replica_groups=mesh<4>, x")
+
+
+LINK, NETWORK = 9e10, 6.25e9  # bytes a second of a v5p's links, each way, and between slices
+BYTES = 12 * 10**9
+
+
+def link_seconds(kind: str, topology: str, places: list[Place]) -> float:
+    one = Collective(kind, BYTES, 1, tuple(range(len(places))), False, "")
+    slices = len({place.slice_index for place in places})
+    return seconds(one, read_topology(topology, slices), places)
+
+
+@pytest.mark.parametrize(
+    ("topology", "xs", "zs", "links"),
+    [
+        ("v5p:4x4x8", [0], range(8), 2),  # a ring
+        ("v5p:4x4x8", [0], range(4), 1),  # half of one is a line
+        ("v5p:4x4x8", [0], [4, 5], 1),
+        ("v5p:2x4x4", [0], range(4), 1),  # less than a cube has no links around
+        ("v5p:4x4x8", [0], [0, 2, 4, 6], 2 / 2),  # around, beside the group of those between
+        ("v5p:4x4x8", [0], [0, 4], 2 / 4),  # each half of a ring carries for four pairs
+        ("v5p:4x4x8", [0], [0, 2], 1 / 2),  # the middle link carries for two pairs
+        ("v5p:4x4x8", range(4), range(4), 2 + 1),
+        ("v5p:4x4x8", range(4), range(8), 2 + 2),
+    ],
+)
+def test_a_group_has_two_links_only_where_it_closes_a_ring(topology, xs, zs, links):
+    places = [Place((x, 0, z), 0) for x in xs for z in zs]
+    gathered = BYTES * (1 - 1 / len(places)) / (links * LINK)
+    assert math.isclose(link_seconds("all-gather", topology, places), gathered)
+    assert math.isclose(link_seconds("all-reduce", topology, places), 2 * gathered)
+
+
+def test_what_crosses_slices_is_charged_to_the_network():
+    ring = [Place((0, 0, z), s) for s in (0, 1) for z in range(4)]
+    column, far = BYTES / 4, 1 / 2  # what a chip holds of its slice; what comes from the other
+    gathered = BYTES * 3 / 4 / (2 * LINK) + column * far / NETWORK
+    assert math.isclose(link_seconds("all-gather", "v5p:4x4x4", ring), gathered)
+    # On a ring of n, an all-to-all of B a chip takes n / 4 of what a link takes for B, halved.
+    turned = BYTES * far * 4 / 4 / (2 * LINK) + BYTES * far / NETWORK
+    assert math.isclose(link_seconds("all-to-all", "v5p:4x4x4", ring), turned)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "speed"),
+    [([(0, 1)], LINK), ([(0, 2)], NETWORK), ([(0, 1), (1, 2), (2, 3), (3, 0)], NETWORK)],
+)
+def test_a_permute_sends_all_its_bytes_over_what_is_slowest(pairs, speed):
+    chips = [Place((0, 0, z), s) for s in (0, 1) for z in (0, 1)]
+    group = tuple(itertools.chain(*pairs))
+    one = Collective("collective-permute", BYTES, 3, group, False, "")
+    assert seconds(one, read_topology("v5p:4x4x4", 2), chips) == 3 * BYTES / speed
+
+
+REPORT = "memory space 0 (color=0)\n Total bytes: 1234\n"
+FAKE = """import sys
+from pathlib import Path
+for name, content in {files!r}.items():
+    Path(sys.argv[1], name).write_bytes(content)
+"""
+
+
+def compile_as(monkeypatch, report: str) -> Compiled:
+    """Compile by a process that has only written such a memory report."""
+    files = {
+        ahead.TOLD: pickle.dumps(Compiled([], 0, {})),
+        "m.memory-usage-report.txt": report.encode(),
+        "m.after_buffer_assignment.txt": HLO.encode(),
+    }
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(ahead, "CHILD", FAKE.format(files=files))
+    return compile_step(small(), read_topology("v5e:2x2"))
+
+
+def test_a_memory_report_that_cannot_be_read_is_no_fit(monkeypatch):
+    assert compile_as(monkeypatch, REPORT).needed == 1234
+    with pytest.raises(RunError, match="memory report"):
+        compile_as(monkeypatch, REPORT.replace("Total bytes", "Bytes in all"))
 
 
 def test_other_chips_are_analysed_and_it_is_said():
@@ -158,6 +250,7 @@ def test_both_ways_of_running_out_of_memory_are_read():
         (["llama_8b", "--topology", "v5f:4x4"], "unknown TPU 'v5f'"),
         (["llama_8b", "--topology", "v5p:4x4"], "has 3 sides"),
         (["llama_8b", "--topology", "v5e:64x64"], "at most 256"),
+        (["llama_8b", "--topology", "v5p:16x16x32"], "at most 6,144"),
         (["llama_8b", "--topology", "v5p:4x4x2"], "must multiply to the 32 chips"),
         (["llama_8b", "--topology", "h100:64", "--price", "-1"], "must be >= 0"),
         (["llama_8b", "--topology", "h100:64", "--tokens", "x"], "must be a number"),
@@ -168,6 +261,13 @@ def test_bad_input_is_one_line(words, told, capsys):
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["inf", "nan", "1.5", "1e0", "0", "-1", "x", "1_0", "\u0663"])
+def test_slices_are_a_number_of_them(word, capsys):
+    assert main(["plan", "llama_8b", "--topology", "v5p:4x4x4", "--slices", word]) == 2
+    told = f"lmjax: --slices {word!r}: must be a whole number >= 1\n"
+    assert capsys.readouterr().err == told
 
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
