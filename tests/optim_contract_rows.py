@@ -156,6 +156,7 @@ REFUSED = {
     ("lbfgs", "weight_decay"): "the loss as it is",
     ("lbfgs", "clip_norm"): "the loss as it is",
     ("schedule-free-adamw", "hyperball"): "off the sphere",
+    ("schedule-free-sgd", "hyperball"): "off the sphere",
     ("mars", "auxiliary.weight_decay"): "vectors alone",
     ("mars-lion", "auxiliary.weight_decay"): "vectors alone",
 }  # what would change nothing, or nothing sensible

@@ -1,5 +1,6 @@
 """report.json of cells that were written by hand: what it says follows from them."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -19,6 +20,7 @@ from lmjax.compare.plan import Plan
 from lmjax.compare.queue import Board
 from lmjax.compare.schema import check
 from lmjax.console import Console
+from lmjax.parts import replace
 from lmjax.runfiles import write_json
 
 SEEDS = (0, 1, 2, 3)
@@ -48,8 +50,16 @@ def result(cell: Cell, end: float, diverged: int | None = None) -> dict[str, Any
         "steps": STEPS[-1],
         "diverged": diverged,
         "evaluations": {"steps": list(STEPS), "values": {"loss": kept, "accuracy": right}},
-        "train_loss": {"steps": [40], "values": [end]},
-        "bits": {"batches": "b", "init": "i", "train_loss": "t", "state": "s"},
+        "train_loss": {
+            "steps": [STEPS[-1] if diverged is None else diverged],
+            "values": [end if diverged is None else cells.INFINITE],
+        },
+        "bits": {
+            "batches": "b" if diverged is None else None,
+            "init": "i",
+            "train_loss": "t",
+            "state": "s" if diverged is None else None,
+        },
         "seconds": 1.0,
         "strategy": "loop",
         "machine": "here",
@@ -124,6 +134,7 @@ def test_differences_and_speed_ups_are_scipys_of_the_cells(written):
     assert lion["speedup_seconds"]["ratio"] == pytest.approx(math.exp(logs.mean()) / 2)
     assert report["ranking"] == {"per_step": [["lion", 1], ["adamw", 2]],
                                  "per_second": [["adamw", 1], ["lion", 2]]}  # fmt: skip
+    assert adamw["reference"]["paper"] == "https://arxiv.org/abs/1711.05101"
     assert adamw["final"]["values"] == pytest.approx(ENDS["adamw"])
     assert adamw["curve"]["mean"][0] == 2.0
     assert lion["headline"]["mean"] == pytest.approx(1 - np.mean(ENDS["lion"]) / 2)
@@ -167,6 +178,31 @@ def test_a_part_is_told_as_a_part(written):
     assert report["variants"][1]["costs"] is None
 
 
+def test_a_search_that_ended_early_says_so(written):
+    """A window with no rate between its own: 3 trials of 5, where lion has 5."""
+    close = (0.001, 0.00100001, 0.00100002)
+    written.all()
+    ids = []
+    for rate, loss in zip(close, (1.1, 1.0, 1.2), strict=True):
+        cells.write(written.path, result(Cell("adamw", rate, 1000, "tune"), loss))
+    for rate in (0.0000316228, 0.000316228):
+        cells.write(written.path, result(Cell("lion", rate, 1000, "tune"), 1.5))
+    for seed, end in zip(SEEDS, ENDS["adamw"], strict=True):
+        cell = Cell("adamw", close[1], seed, "report")
+        cells.write(written.path, result(cell, end))
+        ids.append(cell.id)
+    report = written.make(trials=5, windows=written.plan.windows | {"adamw": close})
+    assert report["partial"] is False
+    assert report["variants"][0]["final"]["cells"] == ids
+    assert report["variants"][1]["verdict"] == "better"
+    (row,) = [row for row in report["fairness"] if row["claim"] == "the same number of trials"]
+    assert not row["holds"]
+    assert row["proof"] == (
+        "trials made, of 5 each: adamw 3, lion 5; adamw ended early: the best rate 0.00100001 is "
+        "inside, from 0.001 to 0.00100002, and no rate of 6 digits between them is left to try"
+    )
+
+
 def test_a_seed_that_diverges_is_shown_and_not_dropped(written):
     written.all()
     written.report("lion", 2, 0.75, diverged=15)
@@ -178,6 +214,14 @@ def test_a_seed_that_diverges_is_shown_and_not_dropped(written):
     assert lion["verdict"] == "cannot tell"
     assert lion["curve"]["seeds"]["2"][-1] is None
     assert lion["speedup_steps"]["censored"] == 1
+    row = report["fairness"][0]
+    assert row["claim"] == "the same batches in the same order, for each seed"
+    assert row["holds"]
+    assert "seed 2: b in 1 of 1" in row["proof"]
+    assert row["proof"].endswith("; not among them: 1 that diverged, and so ended early")
+    assert len(row["cells"]) == 7
+    (told,) = [cell for cell in report["reproduce"]["cells"] if cell["diverged"] is not None]
+    assert (told["diverged"], told["loss"], told["state"]) == (15, None, None)
 
 
 def test_a_short_horizon_is_said(written):
@@ -206,6 +250,37 @@ def test_what_is_not_equal_does_not_hold(written):
     (row,) = [row for row in written.make()["fairness"] if row["claim"] == claim]
     assert not row["holds"]
     assert "seed 1: b in 1 of 2" in row["proof"] or "seed 1: others in 1 of 2" in row["proof"]
+
+
+def test_settings_beside_the_rate_are_told(written):
+    """What all have favours none; what one has and the others have not is no fair row."""
+    written.all()
+    claim = "every setting but the rate at its optimizer's default, or the same in all"
+
+    def told(**settings: dict[str, Any]) -> tuple[bool, str]:
+        variants = [
+            v._replace(
+                experiment=replace(
+                    v.experiment,
+                    "optimizer",
+                    dataclasses.replace(v.experiment.optimizer, **settings.get(v.label, {})),
+                )
+            )
+            for v in written.plan.variants
+        ]
+        report = written.make(variants=tuple(variants))
+        (row,) = [row for row in report["fairness"] if row["claim"] == claim]
+        return row["holds"], row["proof"]
+
+    assert told(adamw={"learning_rate": 0.5}) == (True, "all at their defaults")
+    clip = {"clip_norm": 1.0}
+    assert told(adamw=clip, lion=clip) == (True, "in all: clip_norm 1.0 (default 0.0)")
+    assert told(adamw={"b2": 0.99, "weight_decay": 0.1, **clip}, lion=clip) == (
+        False,
+        "adamw: weight_decay 0.1 (default 0.01), b2 0.99 (default 0.999); "
+        "in all: clip_norm 1.0 (default 0.0)",
+    )
+    assert told(lion={"b2": 0.98}) == (False, "lion: b2 0.98 (default 0.99)")
 
 
 def test_configurations_differ_where_they_do(written):

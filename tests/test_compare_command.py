@@ -251,7 +251,24 @@ def test_a_dry_run_tells_and_writes_nothing(capsys, tmp_path):
     assert "10 cells: 2 variants x (3 trials on 1 tuning seed + 2 report seeds)" in told
     assert "adamw (baseline)  0.0001 0.001 0.01" in told
     assert "time: about 0:00:0" in told
+    assert "settings beside the rate: all at their defaults" in told
     assert not out.exists()
+
+
+def test_what_the_experiment_s_own_optimizer_keeps_is_told(gpt):
+    given, rest = command.parser().parse_known_args(["--optimizers", "adamw", "muon"])
+    plan, _ = command.make("char_gpt", overrides.apply(gpt, rest, parse_value), given, parse_value)
+    row = fairness.settings(plan)
+    assert not row["holds"]
+    assert row["proof"] == (
+        "adamw (the experiment's own): weight_decay 0.1 (default 0.01), b2 0.99 (default 0.999); "
+        "in all: clip_norm 1.0 (default 0.0), ema_decay 0.9 (default 0.0)"
+    )
+    plain = overrides.apply(
+        gpt, ["--optimizer.b2", "0.999", "--optimizer.weight-decay", "0.01"], parse_value
+    )
+    plan, _ = command.make("char_gpt", plain, given, parse_value)
+    assert fairness.settings(plan)["holds"]
 
 
 def test_the_help_of_lmjax_needs_no_jax():

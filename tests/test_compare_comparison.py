@@ -45,6 +45,7 @@ def config():
 '''
 FLAGS = ["--optimizers", "adamw", "again", "--seeds", "2", "--trials", "3", "--strategy", "loop"]
 FLAGS += ["--learning-rates", "0.0001", "0.01", "1.0"]
+DIVERGING = ["--learning-rates", "0.0001", "0.01", "1e30", "--steps", "60"]
 TIMES = {"seconds", "seconds_total", "begun", "command", "costs", "speedup_seconds", "per_second"}
 TIMES |= {"strategy", "all", "cell", "machine", "updates_in_a_timed_block"}
 
@@ -111,9 +112,9 @@ def test_one_optimizer_under_two_names_differs_by_nothing(whole):
     assert len(set(other.values())) == len(other)  # seeds do differ
 
 
-def start(experiment: str, out: Path) -> subprocess.Popen[str]:
+def start(experiment: str, out: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "lmjax", "compare", experiment, *FLAGS, "--out", str(out)],
+        [sys.executable, "-m", "lmjax", "compare", experiment, *FLAGS, *more, "--out", str(out)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -155,6 +156,43 @@ def test_killed_and_stopped_it_goes_on_to_the_same_report(experiment, whole, tmp
     assert cell_files(out) == cell_files(whole)
     assert without_times(report_of(out)) == without_times(report_of(whole))
     assert report_of(out) != report_of(whole)  # times do differ
+
+
+@pytest.mark.bits
+def test_with_a_rate_that_diverges_it_goes_on_and_comes_out_again(experiment, tmp_path, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    words = ["compare", experiment, *FLAGS, *DIVERGING, "--out"]
+    assert main([*words, str(whole)]) == 0
+    lost = {name: held for name, held in cell_files(whole).items() if held["diverged"] is not None}
+    assert set(lost) == {"adamw/lr1e+30/seed1000", "again/lr1e+30/seed1000"}
+    assert all(held["bits"]["batches"] is held["bits"]["state"] is None for held in lost.values())
+    process = start(experiment, out, *DIVERGING)
+    stop_after(process, out, 6, signal.SIGKILL)  # both of them are there
+    sharing = [start(experiment, out, *DIVERGING) for _ in range(2)]
+    for process in sharing:
+        _, told = process.communicate(timeout=200)
+        assert process.returncode == 0, told
+    assert cell_files(out) == cell_files(whole)
+    report = without_times(report_of(out))
+    assert report == without_times(report_of(whole))
+    kept = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*/*/[!.]*.json")}
+    assert main([*words, str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert json.dumps(without_times(report_of(out))) == json.dumps(report)
+    check(report_of(out))
+    assert [v["verdict"] for v in report["variants"]] == [None, "cannot tell"]
+    assert [v["tuning"]["trials"][2]["diverged"] for v in report["variants"]] == [1, 1]
+    cell, ended = "adamw/lr1e+30/seed1000", lost["adamw/lr1e+30/seed1000"]["diverged"]
+    words = ["reproduce", str(out), "--cell", cell, "--code", experiment]
+    capsys.readouterr()
+    assert main(words) == 0
+    told = f"{cell}: the same bits, up to update {ended}, where it diverges"
+    assert told in capsys.readouterr().out
+    path = out / "cells" / f"{cell}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"diverged": ended + 1}))
+    assert main(words) == 1
+    told = f"DIFFERS: the update at which it diverged: {ended + 1} was, {ended} is"
+    assert told in capsys.readouterr().out
 
 
 def test_a_directory_of_another_comparison_is_refused(experiment, whole, capsys):
@@ -245,4 +283,13 @@ def test_a_damaged_cell_is_told(whole, tmp_path):
     for text in ("{}", '{"id": "a/lr1/seed1"}', "[]", "{"):
         file.write_text(text)
         with pytest.raises(InputError, match=r"seed0.json: (damaged|cannot be read|not a JSON)"):
+            cells.read(path, "a/lr1/seed0")
+    held = next(iter(cell_files(whole).values())) | {"id": "a/lr1/seed0"}
+    ended = held | {"diverged": 3, "bits": held["bits"] | {"batches": None, "state": None}}
+    for whole_or_not in (held, ended):
+        file.write_text(json.dumps(whole_or_not))
+        assert cells.read(path, "a/lr1/seed0") == whole_or_not
+    for wrong in (held | {"diverged": 3}, ended | {"diverged": None}):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match="damaged"):
             cells.read(path, "a/lr1/seed0")

@@ -19,7 +19,7 @@ from lmjax.compare.execution import (
     make_updates,
 )
 from lmjax.compare.feed import Feed, Span, digests, held_out, spans, stream_hash
-from lmjax.compare.plan import Plan, evaluation_steps, with_rate
+from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.data import Examples
 from lmjax.experiment import Experiment
 from lmjax.models import MLP
@@ -43,6 +43,12 @@ def small() -> Experiment:
         evaluate_every=0,
         save_every=0,
     )
+
+
+def with_rate(experiment: Experiment, rate: float, seed: int) -> Experiment:
+    """The experiment of one cell, as `lmjax train` runs it."""
+    optimizer = dataclasses.replace(experiment.optimizer, learning_rate=rate)
+    return dataclasses.replace(experiment, optimizer=optimizer, seed=seed)
 
 
 class Bench:

@@ -1,78 +1,11 @@
-"""Ranks with ties, and AlgoPerf's profile and score by hand and against its own code."""
+"""Ranks with ties."""
 
-import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from lmjax.compare.performance_profile import (
-    algoperf_score,
-    performance_profile,
-    performance_ratios,
-)
-from lmjax.compare.ranking import Row, ranks, side_by_side
-
-
-@pytest.fixture(scope="module")
-def stored() -> dict[str, Any]:
-    found = json.loads((Path(__file__).parent / "references" / "compare.json").read_text())
-    return found["algoperf"]
-
-
-# Three variants on four workloads; nobody finishes the last one.
-TIMES = np.array(
-    [
-        [10.0, 40.0, math.inf, math.inf],  # ratios 1, 2, inf
-        [25.0, 20.0, 30.0, math.inf],  # ratios 2.5, 1, 1
-        [40.0, 100.0, 60.0, math.inf],  # ratios 4, 5, 2
-    ]
-)
-
-
-def test_the_profile_and_the_score_of_a_table_by_hand() -> None:
-    assert performance_ratios(TIMES).tolist() == [
-        [1.0, 2.0, math.inf, math.inf],
-        [2.5, 1.0, 1.0, math.inf],
-        [4.0, 5.0, 2.0, math.inf],
-    ]
-    found = performance_profile(TIMES, np.array([1.0, 1.99, 2.0, 2.5, 4.0, 100.0]))
-    assert found.tolist() == [
-        [0.25, 0.25, 0.5, 0.5, 0.5, 0.5],
-        [0.5, 0.5, 0.5, 0.75, 0.75, 0.75],
-        [0.0, 0.0, 0.25, 0.25, 0.5, 0.75],
-    ]
-    # (4 - r) / 3 of each workload, over 4: 1 + 2/3; 1/2 + 1 + 1; 0 + 0 + 2/3
-    assert algoperf_score(TIMES) == pytest.approx([5 / 12, 5 / 8, 1 / 6], rel=1e-12)
-    unfinished = np.where(np.isinf(TIMES), 0, 1).mean(axis=1)  # controls: inf as if left out
-    assert algoperf_score(TIMES[:, :3]) == pytest.approx(algoperf_score(TIMES) * 4 / 3)
-    assert unfinished == pytest.approx([0.5, 0.75, 0.75])
-    assert algoperf_score(TIMES, 2.0) == pytest.approx([0.25, 0.5, 0.0], rel=1e-12)
-
-
-def test_profiles_equal_algoperf_s_own(stored: dict[str, Any]) -> None:
-    """Its score is a trapezoidal sum over 61 points of a step function: off by up to half a step
-    for each workload's share, 1 / 8, so by 0.025 / 3 at the most; ours is exact."""
-    times, ratios = np.array(stored["times"], float), np.array(stored["ratios"])
-    assert np.isinf(times).any()
-    assert performance_profile(times, ratios).tolist() == stored["profiles"]
-    assert performance_profile(times, ratios[::-1]).tolist() != stored["profiles"]
-    assert algoperf_score(times) == pytest.approx(stored["scores"], abs=0.025 / 3)
-    fine = performance_profile(times, np.linspace(1, 4, 30001))
-    assert algoperf_score(times) == pytest.approx(np.trapezoid(fine, dx=1e-4) / 3, abs=1e-4)
-    clipped = np.where(np.isinf(times), np.nan, times)  # the control: unfinished ones left out
-    finished = np.nanmean((4 - np.minimum(clipped / np.min(times, axis=0), 4)) / 3, axis=1)
-    assert algoperf_score(times) != pytest.approx(finished, abs=0.025 / 3)
-
-
-def test_what_is_no_table_of_times_is_refused() -> None:
-    for wrong in (np.array([[0.0, 1.0]]), np.array([[math.nan]]), np.zeros((0, 3))):
-        with pytest.raises(ValueError, match="times must be"):
-            algoperf_score(wrong)
-    with pytest.raises(ValueError, match="largest_ratio"):
-        algoperf_score(TIMES, 1.0)
+from lmjax.compare.ranking import ranks
 
 
 def four(seeds: int = 6) -> dict[str, np.ndarray]:
@@ -123,24 +56,3 @@ def test_the_same_optimizer_under_two_names_shares_its_rank() -> None:
     assert [each.rank for each in ranks({"a": values["adamw"]}, better="lower")] == [1]
     with pytest.raises(ValueError, match="nothing to rank"):
         ranks({}, better="lower")
-
-
-def test_two_rankings_side_by_side() -> None:
-    """Twice the price a step turns the order round."""
-    rng = np.random.default_rng(1)
-    steps = {
-        "adamw": rng.normal(150.0, 2.0, 5),
-        "soap": rng.normal(100.0, 2.0, 5),
-        "sgd": np.full(5, math.inf),
-    }
-    price = {"adamw": 0.1, "soap": 0.2, "sgd": 0.05}
-    seconds = {name: value * price[name] for name, value in steps.items()}
-    found = side_by_side(
-        ranks(steps, better="lower", scale="log ratio"),
-        ranks(seconds, better="lower", scale="log ratio"),
-    )
-    placed = {row.name: (row.per_step, row.per_second) for row in found}
-    assert (placed["soap"], placed["adamw"]) == ((1, 2), (2, 1))
-    assert isinstance(found[0], Row)
-    with pytest.raises(ValueError, match="different variants"):
-        side_by_side(ranks(steps, better="lower"), ranks({"x": np.ones(5)}, better="lower"))

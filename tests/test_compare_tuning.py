@@ -181,6 +181,54 @@ def test_trials_spent_at_the_edge_give_no_verdict() -> None:
     assert enough.settled
 
 
+@pytest.mark.parametrize("optimum", [1e-9, 1e-4, 0.00123456, 0.01, 0.0173205, 0.5, 40.0, 1e9])
+def test_every_number_of_trials_ends_and_repeats_no_rate(optimum: float) -> None:
+    """Also where the rates beside the best have no digit left: then with fewer than its trials."""
+    early = []
+    with pytest.raises(ValueError, match="total"):
+        search(abs, 1)
+    for total in range(2, 51):
+        found, made = search(lambda rate: abs(math.log(rate / optimum)), total, WINDOW[:total])
+        assert len(made) <= total
+        if len(made) == total:
+            assert "is left to try" not in found.reason
+            continue
+        early.append(total)
+        assert found.settled
+        assert found.best is not None
+        assert abs(math.log(found.best / optimum)) < 1e-5
+        assert "no rate of 6 digits between them is left to try" in found.reason
+        rates = sorted(made)
+        at = rates.index(found.best)
+        for other in (rates[at - 1], rates[at + 1]):  # indeed none: middles round to one of both
+            assert float(f"{math.sqrt(other * found.best):.6g}") in (other, found.best)
+    assert early == list(range(51 - len(early), 51))  # and more trials would change nothing
+
+
+def test_the_other_gap_is_halved_where_one_has_no_rate_left() -> None:
+    rates = np.array([0.1, 0.100001, 0.100003])
+    losses = np.array([1.0, 0.0, 2.0])  # gaps as good as equal: the side below is the better
+    assert next_trial(rates, 4, rates, losses).rate == 0.100002
+    ended = next_trial(rates[:2], 4, np.array([0.1, 0.100001, 0.100002]), losses)
+    assert (ended.rate, ended.settled, ended.best) == (None, True, 0.100001)
+
+
+@pytest.mark.parametrize(
+    ("window", "losses", "edge"),
+    [
+        ([0.999999, 1.0], [2.0, 1.0], "high"),  # its ratio is lost in the digits
+        ([1e-200, 1.0], [1.0, 2.0], "low"),
+        ([1.0, 1e200], [2.0, 1.0], "high"),
+    ],
+)
+def test_a_window_that_cannot_move_gives_no_verdict(
+    window: list[float], losses: list[float], edge: str
+) -> None:
+    found = next_trial(np.array(window), 50, np.array(window), np.array(losses))
+    assert (found.rate, found.edge, found.settled) == (None, edge, False)
+    assert found.reason.endswith("and the window can move no further")
+
+
 def test_a_rate_that_diverged_is_no_edge() -> None:
     losses = np.array([3.0, 2.0, math.inf])
     found = next_trial(WINDOW, 4, WINDOW, losses)

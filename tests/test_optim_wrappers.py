@@ -1,5 +1,6 @@
 """What wraps any direction: cautious steps, hyperball, outer steps; and what goes with what."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optim_deviations
 import pytest
 from optim_paths import LEAVES, TOLERANCE, VISIBLE, build, distance, only, path, quickly, stored
 
@@ -23,6 +25,7 @@ from lmjax.optim import (
     Optimizer,
     OuterNesterov,
     ScheduleFreeAdamW,
+    ScheduleFreeSGD,
 )
 from lmjax.parts import validate
 from lmjax.roles import Leaf
@@ -186,8 +189,6 @@ def test_the_model_is_evaluated_at_the_slow_parameters(outer: Any) -> None:
         (AdamW(hyperball=True), "weight_decay = 0.01: must be 0 with hyperball"),
         (replace(UNDECAYED, hyperball=True, outer=Lookahead()), "hyperball = True: must be False"),
         (AdamW(ema_decay=0.9, outer=OuterNesterov()), "ema_decay = 0.9: must be 0: outer:nesterov"),
-        (ScheduleFreeAdamW(hyperball=True), "hyperball = True: must be False: schedule-free"),
-        (ScheduleFreeAdamW(outer=Lookahead()), "outer = 'lookahead': must be none"),
         (AdamW(outer=Lookahead(every=0)), "outer.every = 0: must be >= 1"),
         (AdamW(outer=Lookahead(share=1.1)), "outer.share = 1.1: must be > 0 and <= 1"),
         (AdamW(outer=OuterNesterov(momentum=0.0)), "outer.momentum = 0.0: must be > 0"),
@@ -199,6 +200,38 @@ def test_what_does_not_go_together_is_told_in_one_line(optimizer: Optimizer, tol
         validate(optimizer)
     assert str(caught.value).startswith(told)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("free", [ScheduleFreeAdamW(), ScheduleFreeSGD()], ids=lambda o: o.label)
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ema_decay": 0.9}, "ema_decay = 0.9: must be 0: {} averages too"),
+        ({"hyperball": True}, "hyperball = True: must be False: {} is evaluated at an average"),
+        ({"outer": Lookahead()}, "outer = 'lookahead': must be none: {} averages too"),
+        ({"outer": OuterNesterov()}, "outer = 'nesterov': must be none: {} averages too"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_averages_is_not_averaged_again(free: Optimizer, changes: Any, told: str) -> None:
+    validate(free)
+    with pytest.raises(FieldError) as caught:
+        validate(replace(free, **changes))
+    assert str(caught.value).startswith(told.format(free.label))
+
+
+def test_the_table_of_optimizers_has_each_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrapper's distance from its own reference is none of the wrapped optimizer's."""
+    wrapped = ("cautious", "hyperball", "muonh", "lookahead", "outer_nesterov")
+    apart = {stem: float(stem in wrapped) for stem in optim_deviations.ROWS}
+    assert sum(apart.values()) == len(wrapped)
+    monkeypatch.setattr(optim_deviations, "distances", lambda stem: ([apart[stem]], []))
+    optim_deviations.main()
+    found = json.loads(capsys.readouterr().out)
+    assert {"adamw", "muon", "soap"} <= found.keys()
+    assert set(found.values()) == {0.0}
 
 
 def test_wrappers_that_go_together() -> None:

@@ -100,7 +100,9 @@ def _code(plan: Plan) -> str:
 def _expected(plan: Plan, found: dict[str, Finished]) -> Any:
     """As many things as there are cells; a variant whose every rate diverged has none to report."""
     for each in found.values():
-        yield from range(plan.trials * len(plan.tune_seeds))
+        ended = each.trials.decision.rate is None  # maybe before all its trials: see window.py
+        trials = len(each.trials.losses) if ended else plan.trials
+        yield from range(trials * len(plan.tune_seeds))
         if each.trials.decision.rate is not None or each.rate is not None:
             yield from plan.report_seeds
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import time
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from lmjax.state import TrainState, state_digest
 
 FOLDER = "cells"
 TRAIN_POINTS = 100  # of the training loss that a cell keeps
+ENDS = ("batches", "state")  # bits that only a cell has which came to its end
 INFINITE = "inf"  # stands in a file for what is not finite, which JSON has no word for
 
 Purpose = Literal["tune", "report"]
@@ -56,7 +58,8 @@ def read(directory: epath.Path, cell_id: str) -> Json | None:
     held = read_json(path)
     try:
         fits = held["id"] == cell_id and len(held["evaluations"]["steps"]) > 0
-        fits = fits and isinstance(held["bits"]["batches"], str)
+        kind = str if held["diverged"] is None else types.NoneType
+        fits = fits and all(isinstance(held["bits"][name], kind) for name in ENDS)
     except (KeyError, TypeError):
         fits = False
     if not fits:

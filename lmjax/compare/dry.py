@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
+from lmjax.compare import fairness
 from lmjax.compare.execution import Strategy
 from lmjax.compare.plan import Plan
 from lmjax.compare.spaces import named
@@ -51,6 +52,7 @@ def tell(
         f"{plan.cells} cells: {len(plan.variants)} variants x ({plan.trials} trials on "
         f"{tuned} tuning seed{'s' * (tuned > 1)} + {len(plan.report_seeds)} report seeds)",
         f"tuned on seed {seeds}; reported on {', '.join(map(str, plan.report_seeds))}",
+        f"settings beside the rate: {fairness.settings(plan)['proof']}",
         f"compared by held-out {plan.metric.name}, the {plan.metric.better} the better",
         f"computed by: {strategy.name}, up to {strategy.updates} updates a call, "
         f"{strategy.workers} at once; about {human(held)} of memory",

@@ -71,7 +71,7 @@ def _of_baseline(label: str, why: str | None) -> str:
 
 
 def _reference(reference: Any) -> Json | None:
-    return None if reference is None else dataclasses.asdict(reference)
+    return reference and {**dataclasses.asdict(reference), "paper": reference.paper_url}
 
 
 def _tuning(plan: Plan, each: Finished, label: str) -> Json:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lmjax.compare.cells import Json, curve
 from lmjax.compare.plan import Plan, evaluation_steps, matrix_methods
+from lmjax.compare.variants import departures
 
 LEAVES = {"embedding": "embeddings", "head": "output head", "vector": "biases and norms"}
 SHOWN = 12  # hex digits of a hash
@@ -13,15 +14,15 @@ SHOWN = 12  # hex digits of a hash
 def rows(plan: Plan, found: dict[str, Any]) -> list[Json]:
     """A row for each claim; `found` has what there is of each variant (assemble.Finished)."""
     cells = [cell for each in found.values() for cell in each.cells.values()]
-    whole = [cell for cell in cells if cell["bits"]["batches"] is not None]
     return [
-        _equal("the same batches in the same order, for each seed", whole, _batches),
+        _same_batches(cells),
         _equal("the same weights at step 0, for each seed", cells, lambda c: c["bits"]["init"]),
         _equal("the same held-out loss at step 0, for each seed", cells, _first_loss),
         _budget(plan),
         _trials(plan, found),
         _seeds(plan, found),
         _edges(plan, found),
+        settings(plan),
         *_same_auxiliary(plan),
         _strategy(cells),
     ]
@@ -47,16 +48,46 @@ def auxiliary(plan: Plan) -> str | None:
     return f"{moved}: the same AdamW in all ({told})"
 
 
-def _batches(cell: Json) -> str:
-    return cell["bits"]["batches"]
+def settings(plan: Plan) -> Json:
+    """Which settings of optimizers, beside the rate, are not the defaults of their classes.
+
+    What is so in all variants favours none. Else somebody has chosen it for some of them: by words
+    of an axis, or the experiment's author for its own optimizer.
+    """
+    own = {v.label: departures(v.experiment.optimizer) for v in plan.variants}
+    first, *others = own.values()
+    shared = {path: x for path, x in first.items() if all(each.get(path) == x for each in others)}
+    kinds = {v.label: type(v.experiment.optimizer) for v in plan.variants}
+    told = []
+    for label, each in own.items():
+        apart = {path: x for path, x in each.items() if path not in shared}
+        kept = kinds[label] is type(plan.base.optimizer) and len(set(kinds.values())) > 1
+        mark = " (the experiment's own)" if kept else ""
+        told += [f"{label}{mark}: {_values(apart)}"] if apart else []
+    claim = "every setting but the rate at its optimizer's default, or the same in all"
+    proof = [*told, *([f"in all: {_values(shared)}"] if shared else [])]
+    return _row(claim, "; ".join(proof) or "all at their defaults", not told)
+
+
+def _values(changed: dict[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{path} {new} (default {old})" for path, (old, new) in changed.items())
+
+
+def _same_batches(cells: list[Json]) -> Json:
+    """A cell that diverged ended early, and so has no hash of all its batches."""
+    whole = [cell for cell in cells if cell["diverged"] is None]
+    lost = len(cells) - len(whole)
+    note = f"not among them: {lost} that diverged, and so ended early" if lost else ""
+    claim = "the same batches in the same order, for each seed"
+    return _equal(claim, whole, lambda c: c["bits"]["batches"], note)
 
 
 def _first_loss(cell: Json) -> float:
     return curve(cell, "loss")[1][0]
 
 
-def _equal(claim: str, cells: list[Json], value: Callable[[Json], Any]) -> Json:
-    """That something is equal in all cells of a seed."""
+def _equal(claim: str, cells: list[Json], value: Callable[[Json], Any], note: str = "") -> Json:
+    """That something is equal in all cells of a seed; the note ends the proof."""
     seeds: dict[int, list[Any]] = {}
     for cell in cells:
         seeds.setdefault(cell["seed"], []).append(value(cell))
@@ -65,6 +96,7 @@ def _equal(claim: str, cells: list[Json], value: Callable[[Json], Any]) -> Json:
         most = max(set(values), key=values.count)
         shown = most[:SHOWN] if isinstance(most, str) else f"{most!r}"
         told.append(f"seed {seed}: {shown} in {values.count(most)} of {len(values)}")
+    told += [note] if note else []
     holds = all(len(set(values)) == 1 for values in seeds.values())
     return _row(claim, "; ".join(told) or "no cell yet", holds, cells)
 
@@ -88,11 +120,18 @@ def _budget(plan: Plan) -> Json:
 
 def _trials(plan: Plan, found: dict[str, Any]) -> Json:
     counts = {label: len(each.trials.losses) for label, each in found.items()}
-    equal = len(set(counts.values())) == 1
-    told = ", ".join(f"{label} {count}" for label, count in counts.items())
     seeds = len(plan.tune_seeds)
     proof = f"{plan.trials} rates each, on {seeds} tuning seed{'s' * (seeds != 1)}"
-    return _row("the same number of trials", proof if equal else f"trials made: {told}", equal)
+    if set(counts.values()) != {plan.trials}:
+        told = ", ".join(f"{label} {count}" for label, count in counts.items())
+        proof = f"trials made, of {plan.trials} each: {told}"
+    early = [
+        f"{label} ended early: {each.trials.decision.reason}"
+        for label, each in found.items()
+        if each.trials.decision.rate is None and counts[label] < plan.trials
+    ]
+    equal = len(set(counts.values())) == 1
+    return _row("the same number of trials", "; ".join([proof, *early]), equal)
 
 
 def _seeds(plan: Plan, found: dict[str, Any]) -> Json:

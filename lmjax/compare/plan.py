@@ -1,6 +1,5 @@
 """What a comparison will do, all of it decided and checked before anything is compiled."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -279,9 +278,3 @@ def from_full_record(held: dict[str, Any], where: str) -> Plan:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: damaged ({type(error).__name__}: {error})") from None
-
-
-def with_rate(experiment: Experiment, rate: float, seed: int) -> Experiment:
-    """The experiment of one cell, which `lmjax train` could run too."""
-    optimizer = dataclasses.replace(experiment.optimizer, learning_rate=rate)
-    return dataclasses.replace(experiment, optimizer=optimizer, seed=seed)

@@ -27,14 +27,6 @@ class Rank(NamedTuple):
     tied: tuple[str, ...]  # which cannot be told from it, in the order given
 
 
-class Row(NamedTuple):
-    """One variant in two rankings."""
-
-    name: str
-    per_step: int
-    per_second: int
-
-
 def ranks(
     values: Mapping[str, Float[np.ndarray, "seeds"]],
     *,
@@ -75,14 +67,3 @@ def ranks(
 
     sign = 1 if better == "lower" else -1
     return tuple(sorted(map(placed, names), key=lambda each: (each.rank, sign * each.mean)))
-
-
-def side_by_side(per_step: tuple[Rank, ...], per_second: tuple[Rank, ...]) -> tuple[Row, ...]:
-    """Each variant's rank in both rankings, in the order of the first.
-
-    Raises ValueError where the two are not of the same variants.
-    """
-    seconds = {each.name: each.rank for each in per_second}
-    if seconds.keys() != {each.name for each in per_step}:
-        raise ValueError(f"two rankings of different variants: {per_step}, {per_second}")
-    return tuple(Row(each.name, each.rank, seconds[each.name]) for each in per_step)

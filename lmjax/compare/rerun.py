@@ -63,8 +63,7 @@ def judge(held: Json, found: Json, apart: list[str]) -> Rerun:
     """Two results of a cell beside each other."""
     first = first_difference(held, found)
     if first is None:
-        steps = held["steps"]
-        line = f"{held['id']}: the same bits, {steps} updates and every evaluation"
+        line = f"{held['id']}: the same bits, {_reach(held)}"
     else:
         line = f"{held['id']}: DIFFERS: {first}"
         line += f"; not as it was: {'; '.join(apart)}" if apart else ""
@@ -72,11 +71,24 @@ def judge(held: Json, found: Json, apart: list[str]) -> Rerun:
     return Rerun(first is None, line, {**record, "was": held["bits"], "is": found["bits"]})
 
 
+def _reach(held: Json) -> str:
+    """How far a cell goes."""
+    if held["diverged"] is None:
+        return f"{held['steps']} updates and every evaluation"
+    return f"up to update {held['diverged']}, where it diverges"
+
+
 def first_difference(held: Json, found: Json) -> str | None:
-    """The first thing that differs, in the order of a run; None = nothing does."""
-    for name in ("batches", "init"):
+    """The first thing that differs, in the order of a run; None = nothing does.
+
+    Where only one diverged, or one before the other, only their beginnings can be compared.
+    """
+    ended, ends = held["diverged"], found["diverged"]
+    for name in ("batches", "init") if ended == ends else ("init",):
         if held["bits"][name] != found["bits"][name]:
             return f"{BITS[name]}: {held['bits'][name]} was, {found['bits'][name]} is"
+    if ended != ends:
+        return f"the update at which it diverged: {ended} was, {ends} is (None: it did not)"
     then, now = held["train_loss"], found["train_loss"]
     for step, was, new in zip(then["steps"], then["values"], now["values"], strict=False):
         if was != new:

@@ -8,8 +8,9 @@
 An optimizer begins at the defaults of its dataclass, and what belongs to no single optimizer (the
 fields of `Optimizer` itself, as clip_norm, and the auxiliary of matrix methods) is the
 experiment's. The experiment's own optimizer keeps all of the experiment's settings: the one that
-somebody has already tuned is never made weaker than it is. Weight decay stays each one's own, since
-it is multiplied by a rate of its own.
+somebody has already tuned is never made weaker than it is. That favours it, so a row of the
+report's fairness names what it has beyond its defaults. Weight decay stays each one's own, since it
+is multiplied by a rate of its own.
 """
 
 import collections
@@ -26,7 +27,7 @@ from lmjax.optim import Optimizer
 from lmjax.optim.recipe import MatrixOptimizer, Rule
 from lmjax.overrides import Parse
 from lmjax.parts import choices, field_types, leaves, replace, sockets, swap
-from lmjax.record import to_record
+from lmjax.record import difference, to_record
 
 TUNED = "optimizer.learning_rate"  # the field that every variant is tuned over
 LABELLED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._+=-]*): +(.*)")
@@ -159,6 +160,12 @@ def with_optimizer(base: Experiment, name: str) -> Experiment:
     if isinstance(theirs, MatrixOptimizer) and isinstance(ours, MatrixOptimizer):
         kept["auxiliary"] = theirs.auxiliary
     return replace(changed, "optimizer", dataclasses.replace(ours, **kept))
+
+
+def departures(optimizer: Optimizer) -> dict[str, tuple[Any, Any]]:
+    """Dotted field -> (default of its class, value) where they differ; not of the rate, tuned."""
+    found = difference(type(optimizer)(), optimizer)
+    return {path: each for path, each in found.items() if f"optimizer.{path}" != TUNED}
 
 
 def _label(swaps: Sequence[str], flags: Sequence[tuple[str, list[str]]]) -> str:

@@ -4,6 +4,9 @@ First the window itself. While the best rate stands at the edge of all rates tri
 by its own ratio; else the trials that are left halve, in logarithms, the wider gap beside the best.
 So every variant has the same number of trials, wherever its window began. If the best still stands
 at the edge when they are spent, there is no verdict.
+
+Rates have few digits, so some 25 halvings can leave none between the best and the rates beside it.
+The search then ends before its trials are spent: nothing finer can be tried.
 """
 
 import math
@@ -19,14 +22,14 @@ SAME_GAP = 1e-4  # gaps of rounded rates that differ by no more, in natural loga
 class Decision(NamedTuple):
     """What the trials made so far say about the next one."""
 
-    rate: float | None  # to try next; None: all trials are spent
+    rate: float | None  # to try next; None: all trials are spent, or there is none left to try
     best: float | None  # the rate with the lowest loss so far; None where none is finite
     edge: Literal["low", "high", "inside", "open"]  # where the best stands; open: window not tried
-    reason: str  # for the next rate; with all trials spent, why there is a verdict or none
+    reason: str  # for the next rate; at the end of the search, why there is a verdict or none
 
     @property
     def settled(self) -> bool:
-        """All trials are spent and the best rate has rates tried on both sides of it."""
+        """The search has ended, and the best rate has rates tried on both sides of it."""
         return self.rate is None and self.edge == "inside"
 
 
@@ -69,10 +72,14 @@ def next_trial(
         edge = "high" if at else "low"
         told = f"the best rate {best:g} is at the {edge} edge of what was tried"
         return _at_edge(window, total, rates, best, edge, told)
-    if len(rates) == total:
-        span = f"{rates[at - 1]:g} to {rates[at + 1]:g}"
-        return Decision(None, best, "inside", f"the best rate {best:g} is inside, from {span}")
-    return Decision(_halved(rates, losses, at), best, "inside", f"closer to the best rate {best:g}")
+    if len(rates) < total:
+        rate = _halved(rates, losses, at)
+        if rate is not None:
+            return Decision(rate, best, "inside", f"closer to the best rate {best:g}")
+    told = f"the best rate {best:g} is inside, from {rates[at - 1]:g} to {rates[at + 1]:g}"
+    if len(rates) < total:
+        told += f", and no rate of {DIGITS} digits between them is left to try"
+    return Decision(None, best, "inside", told)
 
 
 def _check(window: np.ndarray, total: int, rates: np.ndarray, losses: np.ndarray) -> None:
@@ -95,21 +102,30 @@ def _at_edge(
     edge: Literal["low", "high"],
     told: str,
 ) -> Decision:
+    span = f"{rates[0]:g} to {rates[-1]:g}"
     if len(rates) == total:
-        span = f"{rates[0]:g} to {rates[-1]:g}"
         return Decision(None, best, edge, f"{told} ({span}), and all {total} trials are spent")
+    tried, first = rates.tolist(), window.tolist()  # floats of Python overflow without a warning
     if edge == "low":
-        rate = rates[0] * (window[0] / window[1])
+        rate = _rounded(tried[0] * (first[0] / first[1]))
     else:
-        rate = rates[-1] * (window[-1] / window[-2])
-    return Decision(_rounded(rate), best, edge, f"{told}, so the window moves")
+        rate = _rounded(tried[-1] * (first[-1] / first[-2]))
+    if rate in tried or not 0 < rate < math.inf:  # a ratio of nearly 1, or the end of all floats
+        return Decision(None, best, edge, f"{told} ({span}), and the window can move no further")
+    return Decision(rate, best, edge, f"{told}, so the window moves")
 
 
-def _halved(rates: np.ndarray, losses: np.ndarray, at: int) -> float:
-    """The geometric middle of the wider gap beside the best; of equal gaps the better side's."""
+def _halved(rates: np.ndarray, losses: np.ndarray, at: int) -> float | None:
+    """The geometric middle of the wider gap beside the best; of equal gaps the better side's.
+
+    The other gap's where that has been tried, which rounding can make of a narrow one; None where
+    both have.
+    """
     below, above = np.log(rates[at] / rates[at - 1]), np.log(rates[at + 1] / rates[at])
     lower = losses[at - 1] <= losses[at + 1] if abs(below - above) <= SAME_GAP else below > above
-    return _rounded(math.sqrt(rates[at] * rates[at - 1 if lower else at + 1]))
+    beside = (at - 1, at + 1) if lower else (at + 1, at - 1)
+    middles = (_rounded(math.sqrt(rates[at] * rates[other])) for other in beside)
+    return next((rate for rate in middles if rate not in rates), None)
 
 
 def _rounded(rate: float) -> float:

@@ -58,13 +58,7 @@ class ScheduleFreeAdamW(Optimizer):
         check_number("b1", self.b1, above=0, below=1)  # x is found by a division by it
         check_number("b2", self.b2, least=0, below=1)
         check_number("eps", self.eps, above=0)
-        if self.ema_decay:
-            raise FieldError("ema_decay", self.ema_decay, f"must be 0: {self.label} averages too")
-        if self.hyperball:
-            told = f"must be False: {self.label} is evaluated at an average, off the sphere"
-            raise FieldError("hyperball", self.hyperball, told)
-        if self.outer != Outer():
-            raise FieldError("outer", self.outer.label, f"must be none: {self.label} averages too")
+        check_alone(self)
 
     @property
     def keeps_signs(self) -> bool:
@@ -104,8 +98,7 @@ class ScheduleFreeSGD(Optimizer):
     def validate(self) -> None:
         super().validate()
         check_number("momentum", self.momentum, above=0, below=1)  # as b1
-        if self.ema_decay:
-            raise FieldError("ema_decay", self.ema_decay, f"must be 0: {self.label} averages too")
+        check_alone(self)
 
     @property
     def keeps_signs(self) -> bool:
@@ -119,6 +112,19 @@ class ScheduleFreeSGD(Optimizer):
 
     def evaluation_params(self, opt_state: Any, params: Any) -> Any:
         return averages(self.momentum, opt_state["averaging"].z, params)
+
+
+def check_alone(optimizer: Optimizer) -> None:
+    """Raise FieldError for a wrapper that would move the place to evaluate at, which is x."""
+    label = optimizer.label
+    if optimizer.ema_decay:
+        raise FieldError("ema_decay", optimizer.ema_decay, f"must be 0: {label} averages too")
+    if optimizer.hyperball:
+        told = f"must be False: {label} is evaluated at an average, off the sphere"
+        raise FieldError("hyperball", optimizer.hyperball, told)
+    if optimizer.outer != Outer():
+        told = f"must be none: {label} averages too"
+        raise FieldError("outer", optimizer.outer.label, told)
 
 
 class InterpolateState(NamedTuple):

@@ -18,7 +18,8 @@ otherwise:
 - a side longer than `longest_side` is cut into blocks; ours has no factor for it
 - every leaf is moved so; ours are hidden matrices, one for each layer and each of q, k and v, and
   a convolution is one matrix where the authors have four factors
-Defaults are those of their example in the place of Adam, but that it refreshes every 100 steps.
+Defaults are those of their example in the place of Adam, but for refresh_every: roots are found
+anew every 10 steps here, every 100 there.
 Under FSDP factors and roots are whole on every device.
 """
 
