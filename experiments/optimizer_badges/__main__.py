@@ -59,8 +59,9 @@ def row(label: str, make: Any, apart: dict[str, float], costs: dict[str, Any]) -
     if reference is not None:
         beside = f"[{reference.repository}@{reference.commit[:7]}]({reference.code_url})"
     deviation = f"{apart[label]:.1e}" if label in apart else "tested beside optax"
-    over, theirs = (costs.get(label, {}).get(key) for key in ("over_sgd", "authors_over_ours"))
-    costs_told = f"{spread(over)} | {spread(theirs)}"
+    measured = costs.get(label, {"doubt": ""})
+    over, theirs = (measured.get(key) for key in ("over_sgd", "authors_over_ours"))
+    costs_told = f"{spread(over)}{', busy' if measured['doubt'] else ''} | {spread(theirs)}"
     return f"| {label} | {beside} | {deviation} | {bytes_of_state(make):.3g} | {costs_told} |"
 
 
