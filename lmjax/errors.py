@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 INT32_MOST = 2**31 - 1  # JAX counts steps, positions and ids in int32
+PEER_GONE = 75  # exit status where another process of the run is gone: EX_TEMPFAIL of sysexits.h
 FLOAT32_LEAST = 2.0**-126  # what is nearer to 0, XLA takes for 0
 BUCKET = re.compile(r"(?:^|[:=])((?:gs|s3|az|hf)://)")  # which epath would ask the network for
 STORES = ("gs://", "s3://")

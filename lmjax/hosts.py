@@ -6,7 +6,9 @@ they say to each other beside their collectives goes through its key-value store
 whether they agree on what is to be run, what one of them refuses, that each is still alive.
 
 A collective waits for a peer that is gone for ever, so each process has a thread that watches the
-others and ends its own process, with a line that names the one that was not heard of for PATIENCE.
+others and ends its own process, with a line that names the one that was not heard of for PATIENCE
+and exit status 75. So whoever starts runs again (tpu/babysit.py, tpu/slurm.sbatch) can tell a run
+that has lost a process from one that fails by itself, which ends with 1 or 2.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lmjax.errors import InputError, RunError
+from lmjax.errors import PEER_GONE, InputError, RunError
 from lmjax.flags import natural, take
 from lmjax.meeting import LONG, Meeting
 from lmjax.signals import Stopped
@@ -170,7 +172,8 @@ class Hosts:
                 now = self._answered = time.monotonic()
                 for process, told in left.items():
                     if told != "done" and process != self.index:
-                        _end(f"{self.name(process)} has ended: {told}")
+                        # Of a failure of its own, which would be the same another time.
+                        _end(f"{self.name(process)} has ended: {told}", 1)
                 for process in range(self.count):
                     sign = "left" if process in left else alive.get(process, "")
                     if process not in self._heard or self._heard[process][0] != sign:
@@ -379,9 +382,9 @@ def _silent(name: str) -> str:
     return f"{name} has not been heard of for {PATIENCE:.0f} s"
 
 
-def _end(told: str) -> NoReturn:
+def _end(told: str, status: int = PEER_GONE) -> NoReturn:
     """At once, from a thread, whatever the others are waiting for."""
     sys.stdout.flush()
     print(f"lmjax: {told}; this process ends, the same command resumes", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)

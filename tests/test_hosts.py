@@ -8,14 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lmjax import hosts
+<<<<<<< HEAD
 from lmjax.errors import InputError
 from lmjax.meeting import Meeting
+=======
+from lmjax.errors import PEER_GONE, InputError
+>>>>>>> fix-tpu
 
 DEVICES = "--xla_force_host_platform_device_count="
 WORDS = ["breast_cancer", "--batch-size", "64", "--save-every", "20", "--log-every", "5"]
@@ -148,7 +152,7 @@ def test_a_peer_that_is_gone_is_named_and_the_run_resumes(
     begun = time.monotonic()
     status, told = finished(other)
     assert time.monotonic() - begun < WITHIN
-    assert status == 1, told
+    assert status == PEER_GONE, told
     assert f"process {which} of 2" in told
     assert f"process id {gone.pid}" in told
     gone.kill()
@@ -157,6 +161,78 @@ def test_a_peer_that_is_gone_is_named_and_the_run_resumes(
     ends = Pair(again).wait() if then == 2 else [finished(launch(again, 4))]
     assert all(status == 0 for status, _ in ends), ends
     assert files_of(path) == files_of(unbroken)
+
+
+class Store:
+    """The key-value store, as process 1 of 2 finds it."""
+
+    def __init__(self, left: str = ""):
+        self.left = [("lmjax/left/0", left)] if left else []
+
+    def key_value_set(self, *_: object) -> None:
+        pass
+
+    def key_value_dir_get(self, folder: str) -> list[tuple[str, str]]:
+        return self.left if folder == "lmjax/left/" else [("lmjax/alive/0", "1")]
+
+
+class Exited(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.fixture
+def exiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would end this process at once raises Exited with its status."""
+
+    def leave(status: int) -> None:
+        raise Exited(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+
+@pytest.fixture
+def watching(exiting: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """What process 1 of 2 exits with, by one of the threads that watch process 0."""
+
+    def watch(thread: str, left: str = "", heard: float = 0.0, answered: float = 0.0) -> int:
+        peers, now = hosts.Hosts(index=1, store=Store(left)), time.monotonic()
+        peers.count, peers._names = 2, ["here", "there"]
+        peers._heard, peers._answered = {0: ("1", now - heard)}, now - answered
+        with pytest.raises(Exited) as exited:
+            getattr(peers, thread)()
+        return exited.value.args[0]
+
+    monkeypatch.setattr(hosts, "BEAT", 0.01)
+    return watch
+
+
+def test_exit_statuses_tell_a_peer_that_is_gone_from_one_that_failed(
+    watching: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Since the first may end otherwise another time, and the second will not."""
+    assert watching("_judge", heard=60.0) == PEER_GONE
+    assert watching("_judge", answered=60.0) == PEER_GONE
+    assert "process 0 of 2 (here) has not been heard of for 15 s" in capsys.readouterr().err
+    assert watching("_beat", left="the loss is not finite") == 1
+    assert "process 0 of 2 (here) has ended: the loss is not finite" in capsys.readouterr().err
+
+
+class AtOnce:
+    """A timer whose time is over when it starts."""
+
+    def __init__(self, _: float, function: Callable[..., None], args: list[object]):
+        self.start = lambda: function(*args)
+
+
+def test_processes_that_do_not_all_come_end_with_that_of_a_peer_that_is_gone(
+    exiting: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hosts.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(hosts.threading, "Timer", AtOnce)
+    with pytest.raises(Exited) as exited:
+        hosts._meet("localhost:80", 2, 1, None)
+    assert exited.value.args[0] == PEER_GONE
+    assert "not all of 2 processes came to localhost:80" in capsys.readouterr().err
 
 
 def test_a_signal_that_one_hears_stops_both_at_the_same_step(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from tpu_cloud import CREATE, TRAIN, Cloud, Done, Sleeper
+from tpu_cloud import CREATE, TRAIN, Cloud, babysit
 
 from tpu import archive, commands, cost, records
 from tpu import cloud as gcloud
@@ -20,15 +20,6 @@ def cloud(tmp_path, capfd, monkeypatch) -> Iterator[Cloud]:
     made = Cloud(tmp_path, capfd, monkeypatch)
     yield made
     made.close()
-
-
-def babysit(cloud: Cloud, *flags: str, then=(), answer: str = "y\n") -> tuple[Done, Sleeper]:
-    """The loop, with what happens during each of its sleeps."""
-    sleeper = Sleeper(*then)
-    cloud.patch.setattr("tpu.launch.Clock", sleeper.clock)
-    hours = () if "--max-hours" in flags else ("--max-hours", "9")
-    done = cloud.launch("babysit", "run-1", *hours, *flags, "--", *TRAIN, answer=answer)
-    return done, sleeper
 
 
 def create(cloud: Cloud, *plays: list[str], **world) -> None:
@@ -111,8 +102,10 @@ def test_quota_that_is_not_free_yet_is_tried_again(cloud):
     cloud.ready()
     cloud.set(refusals=["Quota 'TPUs' exhausted", "RESOURCE_EXHAUSTED: quota", ""])
     cloud.play("SUSPENDED")
-    done, sleeper = babysit(cloud, then=[*[lambda: None] * 3, partial(cloud.finish, 0)])
+    waits = [*[lambda: None] * 3, partial(cloud.finish, 0)]
+    done, sleeper = babysit(cloud, "--max-restarts", "1", then=waits)
     assert done.code == 0, done
+    assert "was lost (absent); restart 1 of at most 1" in done.out  # for all three requests
     assert cloud.verbs().count("create") == 3
     assert "take another zone" in done.out
     assert sleeper.slept[:3] == [60.0, 90.0, 135.0]
@@ -155,8 +148,9 @@ def test_a_run_that_ends_by_itself_is_not_begun_again(cloud, code, status):
     assert cloud.verbs()[-1] == "delete"
 
 
-def test_a_failure_that_was_a_preemption(cloud):
-    """The run dies first, of its lost neighbours, and only then is the resource seen to go."""
+@pytest.mark.parametrize("code", [1, 75])
+def test_a_failure_that_was_a_preemption(cloud, code):
+    """The run ends first, of its lost neighbours, and only then is the resource seen to go."""
     cloud.ready()
 
     def preempt() -> None:
@@ -164,9 +158,9 @@ def test_a_failure_that_was_a_preemption(cloud):
         cloud.unfinish()
 
     again = [lambda: None, partial(cloud.finish, 0)]
-    done, _ = babysit(cloud, then=[partial(cloud.finish, 1), preempt, *again])
+    done, _ = babysit(cloud, then=[partial(cloud.finish, code), preempt, *again])
     assert done.code == 0, done
-    assert "exit status 1; looking whether it was preempted" in done.out
+    assert f"exit status {code}; looking whether it was preempted" in done.out
     assert cloud.verbs().count("create") == 1
 
 
@@ -343,7 +337,7 @@ def test_deletion_is_tried_until_it_succeeds_or_tells_how(cloud):
 
 
 def test_a_dry_run_prints_all_that_is_executed_and_no_more(cloud):
-    """In a life that has everything: silence, preemption, and hours that are over."""
+    """In a life that has everything: silence, preemption, hours that are over, a frozen run."""
     create(cloud, ["ACTIVE"], ["ACTIVE"])
     dry, _ = babysit(cloud, "--dry-run")
     assert (dry.code, cloud.calls()) == (0, [])
@@ -354,7 +348,8 @@ def test_a_dry_run_prints_all_that_is_executed_and_no_more(cloud):
         cloud.set(silent=1)
         cloud.play("ACTIVE", "SUSPENDED")
 
-    done, _ = babysit(cloud, "--max-hours", "0.2", then=[preempt])
+    waits = [lambda: None] * 3
+    done, _ = babysit(cloud, "--max-hours", "0.2", then=[preempt, *waits, cloud.freeze])
     assert "--max-hours 0.2 are over" in done.out
     executed = cloud.calls()
     assert [call for call in executed if call not in told] == []

@@ -6,15 +6,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tpu_cloud import CREATE, TRAIN, Cloud
 
 from lmjax.errors import InputError
 from tpu import accelerators, archive, commands, records
-from tpu.cloud import call
+from tpu.cloud import Look
 
 ROOT = Path(__file__).parents[1]
 NASTY = [
@@ -35,6 +37,13 @@ def cloud(tmp_path, capfd, monkeypatch) -> Iterator[Cloud]:
     made = Cloud(tmp_path, capfd, monkeypatch)
     yield made
     made.close()
+
+
+class Time(NamedTuple):
+    """That of the launcher alone; subprocess sleeps too."""
+
+    sleep: Callable[[float], object]
+    time: Callable[[], float] = time.time
 
 
 def printed(out: str) -> list[list[str]]:
@@ -256,7 +265,7 @@ def test_a_creation_that_is_refused(cloud, refusal, states, told, kept):
 
 def test_waiting_until_it_is_there(cloud, monkeypatch):
     slept = []
-    monkeypatch.setattr("tpu.launch.time.sleep", slept.append)
+    monkeypatch.setattr("tpu.launch.time", Time(slept.append))
     cloud.set(plays=[["WAITING_FOR_RESOURCES", "UNREACHABLE", "PROVISIONING", "ACTIVE"]])
     cloud.launch(*CREATE, "--yes")
     done = cloud.launch("status", "run-1", "--wait")
@@ -336,16 +345,32 @@ def test_the_worker_script_can_be_asked_twice(cloud):
     assert [path.read_text() for path in exits] == ["143\n", "143\n"]
 
 
-def test_a_command_that_does_not_answer_is_ended_with_what_it_started(cloud, tmp_path):
-    """As an ssh that gcloud waits for; its process holds the lock while it lives."""
-    lock = tmp_path / "held"
-    tools = cloud.bin / "tools"
-    cloud.program(cloud.bin / "gcloud", f"#!{tools}/bash\nPATH={tools} flock {lock} sleep 60\n")
-    answer = call(["gcloud"], 0.5)
-    assert (answer.code, answer.reason) == (124, "no answer within 0.5 s")
-    assert lock.exists()
-    free = [tools / "flock", "--nonblock", lock, tools / "true"]
-    cloud.until(lambda: subprocess.run(free, check=False).returncode == 0)
+@pytest.mark.parametrize("during", ["tpu.launch.time", "tpu.cloud.look"])
+def test_waiting_does_not_undo_what_others_note_meanwhile(cloud, monkeypatch, during):
+    """Between two looks, or while gcloud looks: a push, then the end of a babysit."""
+    cloud.set(plays=[["PROVISIONING"] * 9])
+    cloud.launch(*CREATE, "--yes")
+    resource = records.load("run-1")
+    turns = []
+
+    def meanwhile(*_: object) -> Look:
+        turns.append(records.names())
+        if len(turns) == 1:
+            resource.pushed = "lmjax-1.tar.gz"
+            records.save(resource)
+            return Look("PROVISIONING")
+        if len(turns) == 2:
+            assert records.load("run-1").pushed == "lmjax-1.tar.gz"
+            records.forget(resource)
+            cloud.set(resources={})
+        return Look("absent" if len(turns) > 2 else "PROVISIONING")
+
+    monkeypatch.setattr("tpu.launch.time", Time(lambda _: None))
+    monkeypatch.setattr(during, Time(meanwhile) if during == "tpu.launch.time" else meanwhile)
+    done = cloud.launch("status", "run-1", "--wait")
+    assert (done.code, records.names()) == (1, [])
+    assert turns[:2] == [["run-1"]] * 2
+    assert "run-1: absent" in done.out
 
 
 def test_nothing_in_lmjax_imports_it():

@@ -102,9 +102,17 @@ esac
 
 @pytest.mark.parametrize(
     ("status", "restarts", "code", "requeued"),
-    [(0, "", 0, False), (1, "", 1, False), (143, "", 0, True), (143, "50", 143, False)],
+    [
+        (0, "", 0, False),
+        (1, "", 1, False),
+        (137, "", 137, False),
+        (143, "", 0, True),
+        (143, "50", 143, False),
+        (75, "", 0, True),
+        (75, "50", 75, False),
+    ],
 )
-def test_the_sbatch_file_goes_back_into_the_queue_after_a_save(
+def test_the_sbatch_file_goes_back_into_the_queue_after_a_save_or_a_loss(
     cloud, status, restarts, code, requeued
 ):
     for name in ("srun", "scontrol"):

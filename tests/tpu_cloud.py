@@ -2,8 +2,10 @@
 
 import ast
 import io
+import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -158,6 +160,11 @@ class Cloud:
         for each in chosen:
             self.until((self.home(each) / "lmjax-run" / "exit").exists)
 
+    def freeze(self, worker: int = 0) -> None:
+        """Its run does nothing any more, and hears no signal but the one to die."""
+        self.words(worker)
+        os.kill(int((self.home(worker) / "lmjax-run" / "pid").read_text()), signal.SIGSTOP)
+
     def unfinish(self) -> None:
         """The next runs go on until they are told again."""
         for path in self.bin.glob("finish*"):
@@ -191,3 +198,13 @@ class Sleeper:
 
     def clock(self) -> Clock:
         return Clock(lambda: self.time, self.sleep)
+
+
+def babysit(cloud: Cloud, *flags: str, then=(), answer: str = "y\n") -> tuple[Done, Sleeper]:
+    """The loop, with what happens during each of its sleeps."""
+    sleeper = Sleeper(*then)
+    sleeper.time = records.load("run-1").looked  # what the test has taken since is not counted
+    cloud.patch.setattr("tpu.launch.Clock", sleeper.clock)
+    hours = () if "--max-hours" in flags else ("--max-hours", "9")
+    done = cloud.launch("babysit", "run-1", *hours, *flags, "--", *TRAIN, answer=answer)
+    return done, sleeper

@@ -146,6 +146,17 @@ def act(world: dict, words: list[str]) -> None:
         {"ssh": ssh, "scp": scp}[verb](world, rest)
 
 
+def hang(words: list[str]) -> None:
+    """For a minute, once, where the call has the words that the file `hang` has."""
+    path = os.path.join(HERE, "hang")
+    if os.path.exists(path) and read("hang") in " ".join(words):
+        import time
+
+        os.unlink(path)
+        time.sleep(60)
+
+
+hang(sys.argv[1:])
 with open(os.path.join(HERE, "lock"), "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     with open(os.path.join(HERE, "calls"), "a") as calls:

@@ -5,13 +5,14 @@ cannot be reached for one that has lost the resource. The same `lmjax train ... 
 resumes by itself, so all that is needed is to start it again.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lmjax.errors import RunError
+from lmjax.errors import PEER_GONE, RunError
 from tpu import cloud, commands, cost, records
 from tpu.cloud import Look
 from tpu.records import Resource
@@ -23,12 +24,19 @@ DOUBTS = 5  # looks at a failed run, some 8 minutes, before it is believed: not 
 GRACE = 10  # polls for a run that was told to stop, to save
 PREPARE_SECONDS = 1800.0  # for one step of it, after which the workers have not answered
 LOG_LINES = 200  # kept of each worker's log when the resource goes
-FAILED = 1  # of itself, or of a lost neighbour
+FAILED = 1  # of itself
 NEVER_BEGUN = {2, 126, 127}  # bad input, no such command
 CONNECTION = 255  # ssh's own exit status
 REFUSED = 3  # the worker script's
 STOPPED = {130, 143}  # by SIGINT, SIGTERM, after saving
 LOST_RUN = 137  # as if it was killed: a worker that was rebooted
+TELLING = {  # places of what the workers' runs have ended with; the first of them tells why
+    **dict.fromkeys(NEVER_BEGUN, 0),
+    FAILED: 1,
+    PEER_GONE: 3,  # tells only of another, which may have nothing to tell any more
+    **dict.fromkeys(STOPPED, 4),  # by hand, if nothing else has happened
+}
+DIED = 2  # the place of all others: killed, crashed
 
 
 class Limits(NamedTuple):
@@ -103,22 +111,26 @@ class Babysitter:
         """At the resource, with its cost."""
         seen = cloud.look(self.resource)
         cost.account(self.resource, seen.state, self.clock.now())
+        self.note()
         if seen.state != cloud.ACTIVE:  # of which the workers tell more
             self.say(f"{seen.state}{': ' + seen.reason if seen.reason else ''}")
         return seen
 
     def renew(self, seen: Look) -> None:
-        """Delete what was lost and ask for it again."""
-        self.spend_restart(f"{self.resource.name} was lost ({seen.state})")
+        """Delete what was lost and ask for it again; only what is granted counts as a restart."""
+        why = f"{self.resource.name} was lost ({seen.state})"
+        self.check_restarts(why)
         try:
             if seen.state != cloud.ABSENT:
                 cloud.delete(self.resource, seen)
             self.resource.pushed = ""
             self.silent = self.doubts = 0
-            records.save(self.resource)
+            self.note()
             cloud.create(self.resource)
         except RunError as error:  # quota that is not free yet, a network that is away
-            self.say(str(error))
+            self.say(f"{why}; {error}")
+        else:
+            self.count_restart(why)
         self.pause("renewed")
 
     def prepare(self) -> None:
@@ -135,7 +147,7 @@ class Babysitter:
                 return
         self.resource.pushed, self.begun = self.archive.name, True
         self.silent = self.doubts = 0
-        records.save(self.resource)
+        self.note()
         self.say("started")
 
     def unprepared(self, answer: cloud.Answer) -> None:
@@ -163,7 +175,7 @@ class Babysitter:
             self.halt()
             self.start()
         elif bad:
-            self.failed(bad[0])
+            self.failed(most_telling(bad))
         elif states.count("idle"):
             self.start()
         elif len(codes) == len(states):
@@ -174,7 +186,7 @@ class Babysitter:
             self.pause("running")
 
     def failed(self, code: int) -> None:
-        """A worker has ended badly: preempted, which shows only after a while, or by itself."""
+        """Workers have ended badly: preempted, which shows only after a while, or by themselves."""
         self.doubts += 1
         if self.doubts < DOUBTS and code not in NEVER_BEGUN:
             self.say(f"exit status {code}; looking whether it was preempted")
@@ -184,7 +196,9 @@ class Babysitter:
         elif code in STOPPED:
             raise Ended(code, "the run was stopped by hand, and has saved")
         else:
-            self.spend_restart(f"the run died with exit status {code}")
+            why = f"the run died with exit status {code}"
+            self.check_restarts(why)
+            self.count_restart(why)
             self.doubts = 0
             self.halt()
             self.start()
@@ -231,16 +245,15 @@ class Babysitter:
             if answer.code or " running" not in answer.out:
                 return
             self.clock.sleep(self.limits.poll)
+        # One that hears nothing any more would keep its place, and the others would wait for it.
+        cloud.call(commands.ask(self.resource, "kill"), cloud.POLL_SECONDS)
 
     def finish(self, end: Ended) -> None:
         """Keep the log, let go of the resource, and tell what it has cost."""
         self.say(end.why)
         seen = self.look()
         if seen.state == cloud.ACTIVE and self.resource.pushed:
-            log = records.folder() / f"{self.resource.name}.log"
-            asked = commands.ask(self.resource, "log", str(LOG_LINES))
-            log.write_text(cloud.call(asked, cloud.POLL_SECONDS).out)
-            self.say(f"the last lines of each worker's log: {log}")
+            self.keep_log()
         if self.limits.keep:
             self.say(f"kept, and costing: {cost.rate(self.resource)}")
             return
@@ -248,6 +261,17 @@ class Babysitter:
         cost.account(self.resource, cloud.ABSENT, self.clock.now())
         records.forget(self.resource)
         self.say("deleted")
+
+    def keep_log(self) -> None:
+        """The last lines of each worker's, if the disk takes them; deletion follows either way."""
+        log = records.folder() / f"{self.resource.name}.log"
+        asked = commands.ask(self.resource, "log", str(LOG_LINES))
+        told = cloud.call(asked, cloud.POLL_SECONDS).out
+        try:
+            log.write_text(told, encoding="utf-8")
+            self.say(f"the last lines of each worker's log: {log}")
+        except OSError as error:
+            self.say(f"the workers' logs could not be kept: {error}")
 
     def let_go(self, seen: Look) -> None:
         """Delete the resource, trying for a while, since it costs; raises RunError at last."""
@@ -263,12 +287,15 @@ class Babysitter:
             self.pause("deleting")
             seen = self.look()
 
-    def spend_restart(self, why: str) -> None:
-        """Count one; raises Ended where there are no more."""
+    def check_restarts(self, why: str) -> None:
+        """Raises Ended where there are no more."""
         if self.resource.restarts >= self.limits.restarts:
             raise Ended(1, f"{why}, and --max-restarts {self.limits.restarts} are used up")
+
+    def count_restart(self, why: str) -> None:
+        """One more."""
         self.resource.restarts += 1
-        records.save(self.resource)
+        self.note()
         self.say(f"{why}; restart {self.resource.restarts} of at most {self.limits.restarts}")
 
     def pause(self, phase: str) -> None:
@@ -283,10 +310,23 @@ class Babysitter:
         """Seconds of being ACTIVE that may still be spent."""
         return 3600 * self.limits.hours - self.resource.billed
 
+    def note(self) -> None:
+        """Write the record; where the disk is full, this process still knows it, and goes on."""
+        try:
+            records.save(self.resource)
+        except OSError as error:
+            self.say(f"its record could not be written: {error}")
+
     def say(self, told: str) -> None:
-        """With the cost."""
+        """With the cost; what a full disk or a closed terminal does not take is not told."""
         spent = f"at most ${cost.so_far(self.resource):.2f} so far"
-        self._say(f"{self.resource.name}: {told} [{spent}]")
+        with contextlib.suppress(OSError, UnicodeError):
+            self._say(f"{self.resource.name}: {told} [{spent}]")
+
+
+def most_telling(codes: Sequence[int]) -> int:
+    """Of the workers' exit statuses the one that tells why the run has ended."""
+    return min(codes, key=lambda code: TELLING.get(code, DIED))
 
 
 def plan(
@@ -305,6 +345,8 @@ def plan(
             ],
         ),
         ("to see how the run is", [ask(resource, "status")]),
+        ("to begin a run again", [ask(resource, "stop"), commands.start(resource, words)]),
+        ("where it does not stop", [ask(resource, "kill")]),
         ("where the workers do not answer", [commands.describe_node(resource)]),
         ("after preemption", [commands.delete(resource), commands.create(resource)]),
         (

@@ -1,5 +1,6 @@
 """gcloud, executed: what it answers, and what that says about a resource."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,11 @@ from lmjax.errors import InputError, RunError
 from tpu import commands
 from tpu.records import LABEL, Resource
 
-POLL_SECONDS = 120.0  # after which a question to the workers has no answer
+# Seconds after which a command has no answer. None may wait for ever, as a hanging ssh would: the
+# loop must come to count the hours that the slice costs meanwhile.
+POLL_SECONDS = 120.0  # a question to the workers
+CALL_SECONDS = 300.0  # a look, a start: what takes seconds where nothing hangs
+CHANGE_SECONDS = 1800.0  # a creation or a deletion, whose end gcloud waits for
 # States of the API (QueuedResourceState.State), and three that are ours.
 WAITING = {"CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING"}
 ACTIVE = "ACTIVE"
@@ -47,21 +52,21 @@ class Look(NamedTuple):
     reason: str = ""
 
 
-def call(command: commands.Command, seconds: float | None = None) -> Answer:
+def call(command: commands.Command, seconds: float = CALL_SECONDS) -> Answer:
     """Execute it and keep what it prints; past `seconds` it is ended, and answers with 124."""
     # A session of its own, so that what gcloud itself started (ssh) can be ended with it.
-    process = _begin(
+    with _begin(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return Answer(124, "", f"no answer within {seconds:g} s")
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        raise
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            _signal_all(process, signal.SIGKILL)
+            # What is left in the pipes is not read: an ssh that has left the session may hold them.
+            return Answer(124, "", f"no answer within {seconds:g} s")
+        except BaseException:
+            _signal_all(process, signal.SIGTERM)
+            raise
     return Answer(process.returncode, out, err)
 
 
@@ -72,10 +77,20 @@ def show(command: commands.Command) -> None:
         raise RunError(f"exit status {code} of: {shlex.join(command)}")
 
 
+def _signal_all(process: "subprocess.Popen[str]", number: int) -> None:
+    """To it and to what it started."""
+    # Linux lets a process that has just ended be signalled, macOS does not.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
 def _begin(command: commands.Command, **options: Any) -> "subprocess.Popen[str]":
     try:
         # No input: ssh would swallow the answers that are meant for the launcher's questions.
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True, **options)
+        # Replace: a log may hold any byte, and must not end the loop.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, text=True, errors="replace", **options
+        )
     except FileNotFoundError:
         raise InputError("gcloud is not on PATH; install the Google Cloud CLI") from None
 
@@ -126,7 +141,7 @@ def is_quota(told: str) -> bool:
 
 def create(resource: Resource) -> None:
     """Ask for it; raises RunError, with a hint, where it is refused."""
-    answer = call(commands.create(resource))
+    answer = call(commands.create(resource), CHANGE_SECONDS)
     if answer.code:
         hint = ""
         if is_quota(answer.err):
@@ -141,7 +156,7 @@ def delete(resource: Resource, seen: Look) -> None:
     if seen.state == UNKNOWN:
         _raise_undeleted(resource, seen.reason)
     require_own(resource, seen)
-    answer = call(commands.delete(resource))
+    answer = call(commands.delete(resource), CHANGE_SECONDS)
     if answer.code and not re.search(r"\bNOT_FOUND\b", answer.err):
         _raise_undeleted(resource, answer.reason)
 

@@ -1,6 +1,6 @@
 """What a resource has cost, at most, at the price that its user gave."""
 
-from tpu import cloud, records
+from tpu import cloud
 from tpu.accelerators import chips
 from tpu.records import Resource
 
@@ -29,7 +29,7 @@ def account(resource: Resource, state: str, now: float) -> None:
     """Note what was seen at `now`, in seconds since 1970, and what it may have cost since before.
 
     The time between two looks counts if it was ACTIVE at either end, and so does any in which
-    nobody could tell: more may be counted than is billed, but not less.
+    nobody could tell: more may be counted than is billed, but not less. The caller writes it.
     """
     active = state == cloud.ACTIVE or state in cloud.LEAVING
     if state == cloud.UNKNOWN:
@@ -37,4 +37,3 @@ def account(resource: Resource, state: str, now: float) -> None:
     if active or resource.active:
         resource.billed += max(0.0, now - resource.looked)
     resource.active, resource.looked = active, now
-    records.save(resource)

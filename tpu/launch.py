@@ -141,8 +141,7 @@ def status(words: Sequence[str]) -> int:
         print("nothing was created from here")
     wait = given.poll
     while True:
-        # A babysit does its own accounts, which must not be overwritten.
-        seen = [_look(each, account=not records.is_claimed(each.name)) for each in held]
+        seen = [_glance(each) for each in held]
         lost = [each for each in seen if each.state in cloud.LOST or each.state in cloud.NOT_OURS]
         if not given.wait or lost or all(each.state == cloud.ACTIVE for each in seen):
             return 1 if lost and given.wait else 0
@@ -150,11 +149,33 @@ def status(words: Sequence[str]) -> int:
         wait = min(wait * SLOWER, SLOWEST * given.poll)
 
 
-def _look(resource: Resource, account: bool = True) -> cloud.Look:
-    """At one of them, with a line that tells what was seen; `account`: and note its cost."""
+def _look(resource: Resource) -> cloud.Look:
+    """At one in this process's hands, with a line that tells what was seen; notes its cost."""
     seen = cloud.look(resource)
-    if account:
-        cost.account(resource, seen.state, time.time())
+    _account(resource, seen)
+    return _shown(resource, seen)
+
+
+def _glance(resource: Resource) -> cloud.Look:
+    """At one that may be in other hands, which do its accounts themselves; else notes its cost."""
+    seen = cloud.look(resource)
+    # Read anew, since others may have written meanwhile; one that they have deleted stays so.
+    with contextlib.suppress(InputError):
+        resource = records.load(resource.name)
+        with records.claim(resource.name):
+            resource = records.load(resource.name)
+            _account(resource, seen)
+    return _shown(resource, seen)
+
+
+def _account(resource: Resource, seen: cloud.Look) -> None:
+    """Note what it has cost."""
+    cost.account(resource, seen.state, time.time())
+    records.save(resource)
+
+
+def _shown(resource: Resource, seen: cloud.Look) -> cloud.Look:
+    """The same, with a line that tells it."""
     told = [f"{resource.name}: {seen.state}", *([seen.reason] if seen.reason else [])]
     spent = f"at most ${cost.so_far(resource):.2f} so far, {cost.rate(resource)}"
     print(f"{'; '.join(told)} [{spent}]", flush=True)
@@ -205,7 +226,7 @@ def logs(words: Sequence[str]) -> None:
     resource = records.load(given.name)
     asked = ["log", str(given.lines), *(["follow"] if given.follow else [])]
     steps = [commands.ask(resource, *asked, worker=given.worker)]
-    _on_workers(given, resource, steps, account=not records.is_claimed(resource.name))
+    _on_workers(given, resource, steps, _glance)
 
 
 def stop(words: Sequence[str]) -> None:
@@ -213,7 +234,7 @@ def stop(words: Sequence[str]) -> None:
     given = _parser("stop", "Tell the run to save and to end.").parse_args(words)
     resource = records.load(given.name)
     steps = [commands.ask(resource, "stop")]
-    _on_workers(given, resource, steps, account=not records.is_claimed(resource.name))
+    _on_workers(given, resource, steps, _glance)
 
 
 def babysit(words: Sequence[str]) -> int:
@@ -315,12 +336,15 @@ def _split(words: Sequence[str], verb: str) -> tuple[list[str], list[str]]:
 
 
 def _on_workers(
-    given: Namespace, resource: Resource, steps: Sequence[Command], account: bool = True
+    given: Namespace,
+    resource: Resource,
+    steps: Sequence[Command],
+    look: Callable[[Resource], cloud.Look] = _look,
 ) -> None:
     """Execute the steps, if it is this launcher's own resource and there are workers."""
     if _dry(given, [commands.describe(resource), *steps]):
         return
-    seen = _look(resource, account)
+    seen = look(resource)
     if seen.state == cloud.ABSENT:
         raise RunError(f"{resource.name} is not there any more; `delete` forgets it")
     cloud.require_own(resource, seen)

@@ -70,13 +70,14 @@ def names() -> list[str]:
 
 def load(name: str) -> Resource:
     """The record of a resource; raises InputError for one that is not this launcher's."""
+    if name in names():
+        with contextlib.suppress(FileNotFoundError):  # deleted between the two
+            held: dict[str, Any] = json.loads(_path(name).read_text())
+            return Resource(**held)
     known = names()
-    if name not in known:
-        if not known:
-            raise InputError(f"{name!r} was not created by this launcher, nor was anything else")
-        raise InputError(f"not created by this launcher: {unknown('resource', name, known)}")
-    held: dict[str, Any] = json.loads(_path(name).read_text())
-    return Resource(**held)
+    if not known:
+        raise InputError(f"{name!r} was not created by this launcher, nor was anything else")
+    raise InputError(f"not created by this launcher: {unknown('resource', name, known)}")
 
 
 def save(resource: Resource) -> None:
@@ -100,15 +101,6 @@ def claim(name: str) -> Iterator[None]:
                 f"{name} is in the hands of another process, a babysit perhaps; end that first"
             ) from None
         yield
-
-
-def is_claimed(name: str) -> bool:
-    """Whether a process changes the resource just now."""
-    try:
-        with claim(name):
-            return False
-    except InputError:
-        return True
 
 
 def forget(resource: Resource) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One host of a TPU slice: what the launcher asks of it over ssh.
 #
-#   setup | push ARCHIVE | start WORKERS WORD... | status | stop | log LINES [follow]
+#   setup | push ARCHIVE | start WORKERS WORD... | status | stop | kill | log LINES [follow]
 #
 # Each may be asked twice, since gcloud repeats a command whose connection was lost. The run does not
 # depend on the connection. No exit status is 255, which gcloud takes for a lost connection.
@@ -89,6 +89,13 @@ stop)
   if running && [ -f "$run/pid" ]; then kill -TERM "$(cat "$run/pid")" || true; fi
   say "told to stop"
   ;;
+kill)
+  # For a run that does not hear SIGTERM any more: frozen, or waiting in the kernel. Its place is
+  # free only when its last process has let go of the lock.
+  if running && [ -f "$run/pid" ]; then kill -KILL "$(cat "$run/pid")" || true; fi
+  if ! flock --wait 20 "$run/lock" true; then refuse "could not be killed"; fi
+  say "has no run"
+  ;;
 log)
   if [ ! -f "$run/log" ]; then refuse "has no log yet"; fi
   follow=()
@@ -96,6 +103,6 @@ log)
   tail -n "$2" "${follow[@]}" "$run/log" | sed -u "s/^/$HOSTNAME: /"
   ;;
 *)
-  refuse "knows setup, push, start, status, stop and log, not '${1:-}'"
+  refuse "knows setup, push, start, status, stop, kill and log, not '${1:-}'"
   ;;
 esac
