@@ -14,12 +14,8 @@ from pathlib import Path
 import pytest
 
 from lmjax import hosts
-<<<<<<< HEAD
-from lmjax.errors import InputError
-from lmjax.meeting import Meeting
-=======
 from lmjax.errors import PEER_GONE, InputError
->>>>>>> fix-tpu
+from lmjax.meeting import Meeting
 
 DEVICES = "--xla_force_host_platform_device_count="
 WORDS = ["breast_cancer", "--batch-size", "64", "--save-every", "20", "--log-every", "5"]

@@ -115,7 +115,7 @@ def with_own_rate(inner: Any, rate: Rate, rule: Any, roles: Roles) -> optax.Grad
 
         moved = jax.tree.map(decayed, decays, moved, params)
         # What optax divides by; while it is 0, so is all of the state but the estimate.
-        begun = optax.tree.sum(jax.tree.map(jnp.abs, new.grad_sum)) > 0
+        begun = jnp.asarray(optax.tree.sum(jax.tree.map(jnp.abs, new.grad_sum))) > 0
         estimate = jnp.where(begun, new.estim_lr, state.estim_lr)
         moved = jax.tree.map(lambda u: jnp.where(begun, u, 0), moved)
         return moved, new._replace(estim_lr=estimate)
