@@ -66,6 +66,15 @@ def test_the_bytes_of_collectives_are_those_by_hand(compiled):
 
 
 @needs_libtpu
+def test_gathers_are_within_a_copy_of_the_state_on_a_mesh_that_cuts_a_side():
+    """Two copies on 4 x 4 chips, of which no side is 8 long."""
+    changes = {"parallel.fsdp": 8, "batch_size": 16}
+    topology = read_topology("v6e:4x4")
+    found = compile_step(spread(small(**changes), topology), topology).collectives
+    assert {one.group for one in found if one.kind == "all-gather"} == {tuple(range(8))}
+
+
+@needs_libtpu
 def test_operations_are_those_of_the_model_with_all_turns_of_the_loop(compiled):
     matrices = LAYERS * (4 * WIDTH * WIDTH + 3 * WIDTH * HIDDEN) + VOCABULARY * WIDTH
     assert compiled.program.flops == 6 * matrices * LENGTH
