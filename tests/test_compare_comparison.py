@@ -284,12 +284,13 @@ def test_a_damaged_cell_is_told(whole, tmp_path):
         file.write_text(text)
         with pytest.raises(InputError, match=r"seed0.json: (damaged|cannot be read|not a JSON)"):
             cells.read(path, "a/lr1/seed0")
-    held = next(iter(cell_files(whole).values())) | {"id": "a/lr1/seed0"}
-    ended = held | {"diverged": 3, "bits": held["bits"] | {"batches": None, "state": None}}
+    held: dict[str, Any] = {**next(iter(cell_files(whole).values())), "id": "a/lr1/seed0"}
+    lost = {**held["bits"], "batches": None, "state": None}
+    ended: dict[str, Any] = {**held, "diverged": 3, "bits": lost}
     for whole_or_not in (held, ended):
         file.write_text(json.dumps(whole_or_not))
         assert cells.read(path, "a/lr1/seed0") == whole_or_not
-    for wrong in (held | {"diverged": 3}, ended | {"diverged": None}):
+    for wrong in ({**held, "diverged": 3}, {**ended, "diverged": None}):
         file.write_text(json.dumps(wrong))
         with pytest.raises(InputError, match="damaged"):
             cells.read(path, "a/lr1/seed0")
