@@ -10,9 +10,8 @@ in JAX, and whose sister in PyTorch (kron_torch@884427c) took more than 23 GB on
 # pyright: reportMissingImports=false
 import functools
 import importlib
-import math
 import sys
-import types
+import tempfile
 from pathlib import Path
 
 import torch
@@ -36,22 +35,21 @@ class Code:
 
     def __init__(self, checkouts):
         self._checkouts = Path(checkouts)
+        self._folder = tempfile.TemporaryDirectory()  # of what is imported
+        sys.path.insert(0, self._folder.name)
 
-    @functools.cache  # noqa: B019 - it lives as long as the process
     def file(self, path, changed=(), begin="", end=""):
-        """The module that is in a file, from `begin` to before `end`."""
+        """The module that is in a file; a part of it from `begin` to before `end`."""
         text = (self._checkouts / path).read_text()
         for old, new in changed:
             if old not in text:
                 raise ValueError(f"{path} does not hold {old!r}")
             text = text.replace(old, new)
-        text = text[text.index(begin) : text.index(end) if end else None]
-        module = types.ModuleType(Path(path).stem)
-        module.__file__ = str(self._checkouts / path)
-        module.__dict__.update(torch=torch, math=math)
-        sys.modules[module.__name__] = module  # where torch.compile and dataclasses look
-        exec(compile(text, module.__file__, "exec"), module.__dict__)
-        return module
+        if begin:
+            text = "import math\nimport torch\n" + text[text.index(begin) : text.index(end)]
+        (Path(self._folder.name) / Path(path).name).write_text(text)
+        importlib.invalidate_caches()
+        return importlib.import_module(Path(path).stem)
 
     def package(self, name, folder):
         """A module of a package, whose folder lies in a clone."""
