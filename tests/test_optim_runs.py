@@ -91,7 +91,7 @@ class Killed(BaseException):
 
 @pytest.mark.sweep
 @each
-def test_a_transformer_trains_accumulates_and_resumes_to_the_bit(
+def test_a_transformer_trains_accumulates_resumes_and_is_reproduced_to_the_bit(
     tiny_gpt: Experiment, label: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """A run that is killed ends as the unbroken one, one in micro-batches near it."""
@@ -118,6 +118,8 @@ def test_a_transformer_trains_accumulates_and_resumes_to_the_bit(
     assert resumed["resumed_from"] == 4
     assert resumed["state_digest"] == unbroken["state_digest"]
     assert resumed["validation"] == unbroken["validation"]
+    for name in ("unbroken", "killed"):
+        assert cli.main(["reproduce", str(tmp_path / name)]) == 0
     loss = unbroken["validation"]["loss"]
     pieces = run(dataclasses.replace(experiment, accumulation=2), "pieces")
     other = run(dataclasses.replace(experiment, seed=1), "other")
