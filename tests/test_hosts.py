@@ -125,9 +125,9 @@ def test_two_processes_have_the_bits_of_one(alone: Path, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of 400 steps that nothing happened to."""
+    """The run of 300 steps that nothing happened to."""
     path = tmp_path_factory.mktemp("unbroken") / "run"
-    status, told = finished(launch([*SHARDS, "--steps", "400", "--workdir", str(path)], 4))
+    status, told = finished(launch([*SHARDS, "--steps", "300", "--workdir", str(path)], 4))
     assert status == 0, told
     return path
 
@@ -140,7 +140,7 @@ def test_a_peer_that_is_gone_is_named_and_the_run_resumes(
     number: int, which: int, then: int, unbroken: Path, tmp_path: Path
 ) -> None:
     """And ends on `then` processes as if nothing had been."""
-    path, words = tmp_path / "run", [*SHARDS, "--steps", "400"]
+    path, words = tmp_path / "run", [*SHARDS, "--steps", "300"]
     pair = Pair([*words, "--workdir", str(path)])
     pair.trains(path, 45)
     gone, other = pair.processes[which], pair.processes[1 - which]
