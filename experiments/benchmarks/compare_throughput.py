@@ -186,6 +186,7 @@ def main() -> None:
     results: dict[str, Any] = {"jax": jax.__version__, "rows": {}}
     script = str(Path(__file__).with_name("torch_steps.py"))
     peer = Peer(given.peer_python, script) if given.peer_python else None
+    Grid(rows()[given.rows[0]]).choose()  # what a process pays once, no strategy shall
     for name in given.rows:
         row = rows()[name]
         row = row._replace(steps=given.steps or row.steps)
