@@ -107,8 +107,8 @@ def _on_torus(shape: Sequence[int], slices: int, devices: Sequence[Any]) -> np.n
             within, between, devices, allow_split_physical_axes=True
         )
     except (AssertionError, NotImplementedError, TypeError, ValueError):
-        # What JAX raises for chips that fill no box, for slices of different sizes, and where its
-        # search for parts of sides finds none.
+        # In this order: chips that fill no box; no sides for an axis; and what comes out of JAX's
+        # search where it finds no parts of sides (int of None, a reshape), or slices that differ.
         spans = (len({device.coords[side] for device in devices}) for side in range(3))
         box = " x ".join(map(str, spans))
         allowed = f"cannot be laid on these {len(devices)} chips, which span {box} in each slice"

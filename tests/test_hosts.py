@@ -102,13 +102,16 @@ def files_of(path: Path) -> tuple[str, str, str]:
     return digest, (path / "trace.jsonl").read_text(), (path / "metrics.jsonl").read_text()
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process with four devices."""
-    path = tmp_path_factory.mktemp("alone") / "run"
-    status, told = finished(launch([*SHARDS, "--steps", "60", "--workdir", str(path)], 4))
+def run_alone(path: Path, steps: int) -> Path:
+    """The run of one process with four devices, to which nothing happens."""
+    status, told = finished(launch([*SHARDS, "--steps", str(steps), "--workdir", str(path)], 4))
     assert status == 0, told
     return path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_alone(tmp_path_factory.mktemp("alone") / "run", 60)
 
 
 def test_two_processes_have_the_bits_of_one(alone: Path, tmp_path: Path) -> None:
@@ -125,11 +128,7 @@ def test_two_processes_have_the_bits_of_one(alone: Path, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of 300 steps that nothing happened to."""
-    path = tmp_path_factory.mktemp("unbroken") / "run"
-    status, told = finished(launch([*SHARDS, "--steps", "300", "--workdir", str(path)], 4))
-    assert status == 0, told
-    return path
+    return run_alone(tmp_path_factory.mktemp("unbroken") / "run", 300)
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,13 @@ def test_chips_that_no_mesh_can_be_laid_on_are_refused(chips):
         make_mesh(Parallel(fsdp=2), chips)
 
 
+@pytest.mark.parametrize("sizes", [{"fsdp": 2, "tensor": 32}, {"fsdp": 10}])
+def test_sides_that_jax_finds_no_parts_of_are_refused(sizes):
+    """It ends with a TypeError for the first, and with a ValueError for the second."""
+    with pytest.raises(FieldError, match="these 320 chips, which span 4 x 4 x 20"):
+        make_mesh(Parallel(**sizes), torus(4, 4, 20))
+
+
 def test_one_device_has_a_mesh_of_ones():
     assert dict(make_mesh(Parallel()).shape) == dict.fromkeys(MESH_AXES, 1)
     with pytest.raises(FieldError, match="tensor = 0"):

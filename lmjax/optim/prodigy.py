@@ -110,14 +110,14 @@ def with_own_rate(inner: Any, rate: Rate, rule: Any, roles: Roles) -> optax.Grad
         moved, new = inner.update(updates, state, params)
         step = state.estim_lr * rate(state.count) * correction(rule, state.count)
 
-        def decayed(decay: float, u: Array, p: Array) -> Array:
-            return (u - decay * step * p).astype(u.dtype) if decay else u
-
-        moved = jax.tree.map(decayed, decays, moved, params)
         # What optax divides by; while it is 0, so is all of the state but the estimate.
         begun = jnp.asarray(optax.tree.sum(jax.tree.map(jnp.abs, new.grad_sum))) > 0
+
+        def decayed(decay: float, u: Array, p: Array) -> Array:
+            all_of_it = (u - decay * step * p).astype(u.dtype) if decay else u
+            return jnp.where(begun, all_of_it, 0)
+
         estimate = jnp.where(begun, new.estim_lr, state.estim_lr)
-        moved = jax.tree.map(lambda u: jnp.where(begun, u, 0), moved)
-        return moved, new._replace(estim_lr=estimate)
+        return jax.tree.map(decayed, decays, moved, params), new._replace(estim_lr=estimate)
 
     return optax.GradientTransformation(init, update)

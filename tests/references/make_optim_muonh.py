@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from make_optim import MATRICES, STEPS, Source, load
+from make_optim_kron import apart, together
 
 SOURCES = {
     "muon": Source(
@@ -97,21 +98,6 @@ def load_both(checkouts: Path) -> Any:
     newton_schulz = muon.zeropower_via_newtonschulz5
     stand_in("levanter.optim.muon", zeropower_via_newtonschulz5=newton_schulz)
     return load(checkouts, SOURCES["muonh"])
-
-
-def apart(tree: Tree) -> Tree:
-    """A leaf for each matrix."""
-    found = {}
-    for name, x in tree.items():
-        several = np.ndim(x) == 3
-        found |= {f"{name}{n}": part for n, part in enumerate(x)} if several else {name: x}
-    return found
-
-
-def together(tree: Tree) -> Tree:
-    """The inverse of `apart`."""
-    found = {name: np.asarray(tree[name]) for name in MATRICES if name in tree}
-    return found | {"stacked": np.stack([tree["stacked0"], tree["stacked1"]])}
 
 
 def trajectory(transformation: Any, start: Tree, gradients: Tree) -> Tree:
