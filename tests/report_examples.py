@@ -69,7 +69,13 @@ def variant(
     return {
         "label": label,
         "words": [f"optimizer:{label}"],
-        "reference": {"paper": "arXiv 1412.6980", "code": "optax"},
+        "reference": {
+            "title": f"On {label}",
+            "paper": "https://arxiv.org/abs/1412.6980",
+            "repository": "pytorch/pytorch",
+            "commit": "v2.13.0",
+            "path": "torch/optim/adamw.py",
+        },
         "verdict": None,
         "sentence": f"{label} is the baseline.",
         "why": None,

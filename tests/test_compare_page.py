@@ -289,7 +289,7 @@ def test_text_is_only_ever_text():
     for key in ("title", "question", "auxiliary", "statistics"):
         report[key] = HOSTILE
     report["environment"][HOSTILE] = {HOSTILE: HOSTILE}
-    report["variants"][0]["reference"] = {HOSTILE: [HOSTILE]}
+    report["variants"][0]["reference"] |= dict.fromkeys(("title", "paper", "path"), HOSTILE)
     tree = html(report)
     assert [len(tree.all("script")), len(tree.all("style"))] == [1, 1]
     assert HOSTILE in tree.all("h1")[0].text

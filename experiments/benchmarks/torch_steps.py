@@ -4,7 +4,8 @@ Run by that benchmark under an interpreter with torch and NumPy; it answers each
 input, a question in JSON, with a line of JSON:
     {"row", "file", "optimizer", "settings"}  builds; answers with the number of parameters
     {"losses": n}                             the losses of the first n steps
-    {"steps": n, "warm": m}                   seconds of n steps, after m; again from the start
+    {"steps": n, "warm": m}                   seconds of n steps, after m; again from the start;
+        with "looks": [...], "batches": k     and of the loss of k batches after each of these steps
 """
 
 import itertools
@@ -155,26 +156,39 @@ class Training:
         self.rule = self.optimizer(groups, **self.settings)
         self.feed = itertools.cycle(self.batches)
 
-    def step(self) -> Any:
-        inputs, targets = next(self.feed)
-        self.rule.zero_grad()
+    def loss(self, inputs: Any, targets: Any) -> Any:
         logits = self.model(inputs)
-        loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+        return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+
+    def step(self) -> Any:
+        self.rule.zero_grad()
+        loss = self.loss(*next(self.feed))
         loss.backward()
         self.rule.step()
         return loss
+
+    def look(self, batches: int) -> float:
+        """The mean loss of so many batches, which stand for held-out ones."""
+        chosen = itertools.islice(itertools.cycle(self.batches), batches)
+        with torch.no_grad():
+            return sum(self.loss(*batch).item() for batch in chosen) / batches
 
     def losses(self, steps: int) -> list[float]:
         self.begin()
         return [self.step().item() for _ in range(steps)]
 
-    def seconds(self, steps: int, warm: int) -> float:
+    def seconds(
+        self, steps: int, warm: int, looks: tuple[int, ...] = (), batches: int = 0
+    ) -> float:
         self.begin()
         for _ in range(warm):
             self.step()
         begun = time.perf_counter()
-        for _ in range(steps):
-            self.step()
+        for done in range(steps + 1):
+            if done in looks:
+                self.look(batches)
+            if done < steps:
+                self.step()
         return time.perf_counter() - begun
 
 

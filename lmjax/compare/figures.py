@@ -9,11 +9,12 @@ from lmjax.compare.charts.panels import Panel, PanelChart, Trial, ceiling, panel
 from lmjax.compare.charts.ranks import RankChart, Ranking, rank_chart
 from lmjax.compare.charts.ratios import Ratio, RatioChart, ratio_chart
 from lmjax.compare.charts.scale import Real
-from lmjax.compare.document import Column, Figure, Name, Table
+from lmjax.compare.document import Cell, Column, Figure, Link, Name, Table
 
 Report = Mapping[str, Any]
 SLOTS = 11  # colours with dashes in style.css, beside the baseline's
 NUMBERED_STEPS = 8  # columns of the table of a chart of curves
+MOST_WORDS = 60  # letters of the names of cells in a table
 MOST_BANDS = 2  # lines whose bands can be told apart where each covers most of the chart
 
 
@@ -85,7 +86,8 @@ def curves(report: Report) -> Figure | None:
     told = f"Mean over {seeds} report seeds, with its 95 % interval as a band. "
     told += "Verdicts pair the seeds, so that bands may overlap where one is sure."
     told = " ".join(part for part in (told, left_out(chart), other_metric(report)) if part)
-    table = _curve_table(lines, chart.y_title)
+    cells = {v["label"]: v["final"]["cells"] for v in report["variants"]}
+    table = _curve_table(lines, chart.y_title, "step", cells)
     return Figure("curves", chart.title, told, _drawn(line_chart, chart), numbers=table)
 
 
@@ -135,7 +137,9 @@ def _drawn(draw: Any, chart: Any) -> Any:
     return lambda name, width: draw(name, chart, width)
 
 
-def _curve_table(lines: Sequence[Line], title: str, place: str = "step") -> Table:
+def _curve_table(
+    lines: Sequence[Line], title: str, place: str, cells: Mapping[str, Sequence[str]]
+) -> Table:
     """The values of all lines at some of their common steps, the last one among them."""
     steps = sorted({x for line in lines for x, _ in line.points})
     count = min(NUMBERED_STEPS, len(steps))
@@ -146,8 +150,16 @@ def _curve_table(lines: Sequence[Line], title: str, place: str = "step") -> Tabl
     for line in lines:
         at = dict(line.points)
         values = [numerals.significant(at.get(step)) for step in kept]
-        rows.append([Name(line.label, line.slot), *values])
-    return Table(title, columns, rows)
+        rows.append([Name(line.label, line.slot), *values, link_to(cells[line.label])])
+    return Table(title, [*columns, Column("cells", numbers=False)], rows)
+
+
+def link_to(cells: Sequence[str]) -> Cell:
+    """Names of cells in short, or their number where they are too many; leads to all of them."""
+    if not cells:
+        return ""
+    words = numerals.together(cells)
+    return Link(words if len(words) <= MOST_WORDS else f"{len(cells)} cells", "cells")
 
 
 def speedups(report: Report, unit: str) -> Figure:
@@ -262,7 +274,11 @@ def _trial(trial: Mapping[str, Any]) -> Trial:
 
 def cells_of(trial: Mapping[str, Any]) -> str:
     """The cells of a trial, one for each tuning seed."""
-    return numerals.together(trial.get("cells") or [trial["cell"]])
+    return numerals.together(_names(trial))
+
+
+def _names(trial: Mapping[str, Any]) -> list[str]:
+    return trial.get("cells") or [trial["cell"]]
 
 
 def budget(report: Report) -> Figure | None:
@@ -290,7 +306,11 @@ def budget(report: Report) -> Figure | None:
     )
     told = "The expected best of k trials drawn from those that were run."
     told += " Bands reach from the best to the worst that k trials can give." if few else ""
-    table = _curve_table(lines, chart.y_title, "k =")
+    cells = {
+        v["label"]: [name for trial in v["tuning"]["trials"] for name in _names(trial)]
+        for v in report["variants"]
+    }
+    table = _curve_table(lines, chart.y_title, "k =", cells)
     return Figure("budget", chart.title, told, _drawn(line_chart, chart), numbers=table)
 
 

@@ -38,6 +38,7 @@ SPEEDUP = Maybe(
     )
 )
 TRIAL = Record({"rate": NUMBER, "loss": OPTIONAL, "cell": WORD}, {"cells": CELLS})
+REFERENCE = Maybe(Record(dict.fromkeys(("title", "paper", "repository", "commit", "path"), WORD)))
 DIRECTION = Word(("down", "up"))
 CURVE = Record(
     {
@@ -51,7 +52,7 @@ VARIANT = Record(
     {
         "label": WORD,
         "words": Many(WORD),
-        "reference": Anything(),
+        "reference": REFERENCE,
         "verdict": Maybe(Word(VERDICTS)),
         "sentence": WORD,
         "why": Maybe(WORD),

@@ -1,6 +1,6 @@
 """A comparison as a document: after the first two screens, each question of a careful reader."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lmjax.compare import figures, numerals
@@ -12,7 +12,6 @@ from lmjax.compare.document import (
     Document,
     Figures,
     Fold,
-    Link,
     Prose,
     Section,
     Table,
@@ -63,6 +62,7 @@ def speedups(report: Report) -> Section:
                 figures.speedup_words(steps),
                 figures.speedup_words(seconds),
                 numerals.count(steps["censored"]),
+                figures.link_to((v["difference"] or {"cells": ()})["cells"]),
                 why,
             ]
         )
@@ -73,6 +73,7 @@ def speedups(report: Report) -> Section:
     pair = [figures.speedups(report, unit) for unit in ("steps", "seconds")]
     titles = ("in steps [95 %]", "in seconds [95 %]", "seeds that bound it")
     columns = [Column("variant", numbers=False), *map(Column, titles)]
+    columns.append(Column("cells", numbers=False))
     if any(row[-1] for row in rows):
         columns.append(Column("note", numbers=False))
     rows = [row[: len(columns)] for row in rows]
@@ -157,7 +158,7 @@ def fairness(report: Report) -> Section:
     columns = [Column(title, numbers=False) for title in ("claim", "holds", "proof")]
     columns.append(Column("cells", numbers=False, code=True))
     rows = [
-        [row["claim"], "yes" if row["holds"] else "NO", row["proof"], _cells(row["cells"])]
+        [row["claim"], "yes" if row["holds"] else "NO", row["proof"], figures.link_to(row["cells"])]
         for row in report["fairness"]
     ]
     blocks: list[Block] = [Table("Proofs of fairness", columns, rows)]
@@ -166,18 +167,10 @@ def fairness(report: Report) -> Section:
     return Section("fairness", "Fairness", blocks)
 
 
-def _cells(names: Sequence[str]) -> Cell:
-    """Names of cells in short; too many of them by their number."""
-    words = numerals.together(names)
-    if not names:
-        return ""
-    return Link(words if len(words) <= 60 else f"{len(names)} cells", "cells")
-
-
 def configuration(report: Report) -> Section:
     """What makes each variant, and where their configurations differ."""
     rows = [
-        [name_of(report, v), " ".join(v["words"]), numerals.shown(v["reference"] or "")]
+        [name_of(report, v), " ".join(v["words"]), _reference(v["reference"])]
         for v in report["variants"]
     ]
     columns = [Column("variant", numbers=False), Column("words", numbers=False, code=True)]
@@ -187,6 +180,13 @@ def configuration(report: Report) -> Section:
         "Configuration",
         [Table("Variants", columns, rows), *difference(report)],
     )
+
+
+def _reference(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    code = f"{found['repository']}@{found['commit'][:7]}, {found['path']}"
+    return f"{found['title']}, {found['paper']}; equal to {code}"
 
 
 def difference(report: Report) -> list[Block]:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lmjax.errors import check_number
 from lmjax.optim.newton_schulz import (
@@ -100,19 +100,15 @@ def scale_by_dion2(
         def move(leaf: Leaf, g: Array, m: Array) -> Part:
             x = leaf.to_matrices(m + g)
             *_, inputs, outputs = leaf.matrix_shape
-            across = outputs <= inputs  # then the parts are columns, and x is turned for them
-            x = jnp.swapaxes(x, -1, -2) if across else x
-            chosen = largest_rows(x, max(1, math.ceil(fraction * x.shape[-2])))
-            part = jnp.take_along_axis(x, chosen[..., None], -2)
+            axis = -1 if outputs <= inputs else -2  # along which they are chosen
+            chosen = largest(x, axis, max(1, math.ceil(fraction * x.shape[axis])))
+            part = jnp.take_along_axis(x, jnp.expand_dims(chosen, -3 - axis), axis)
             moved = orthogonalize(part, POLAR_EXPRESS, dtype, eps, POLAR_SAFETY)
-            moved = moved * (outputs / inputs) ** 0.5
-
-            def put(x: Array, rows: Array) -> Array:
-                where = jnp.broadcast_to(chosen[..., None], rows.shape)
-                x = jnp.put_along_axis(x, where, rows, -2, inplace=False)
-                return leaf.from_matrices(jnp.swapaxes(x, -1, -2) if across else x)
-
-            return Part(put(jnp.zeros_like(x), moved), put(x, ef_decay * part))
+            place = jnp.expand_dims(places(chosen, x.shape[axis]), -3 - axis)
+            back = jnp.take_along_axis((outputs / inputs) ** 0.5 * moved, place, axis)
+            direction = jnp.where(place < 0, 0, back)
+            left = jnp.where(place < 0, x, ef_decay * x)
+            return Part(leaf.from_matrices(direction), leaf.from_matrices(left))
 
         parts = map_roles(move, roles, updates, state.momentum)
         direction, left = (
@@ -123,6 +119,12 @@ def scale_by_dion2(
     return optax.GradientTransformation(init, update)
 
 
-def largest_rows(x: Float[Array, "*s n k"], count: int) -> Array:
-    """Numbers [*s, count] of the rows of each matrix that have the largest L1 norms."""
-    return jax.lax.top_k(jnp.sum(jnp.abs(x), axis=-1), count)[1]
+def largest(x: Float[Array, "*s i o"], axis: int, count: int) -> Int[Array, "*s count"]:
+    """Which rows (axis -2) or columns (-1) of each matrix have the largest L1 norms."""
+    return jax.lax.top_k(jnp.sum(jnp.abs(x), axis=-3 - axis), count)[1]
+
+
+def places(chosen: Int[Array, "*s count"], size: int) -> Int[Array, "*s size"]:
+    """Where each of `size` numbers stands among the chosen ones; -1 = nowhere."""
+    found = jax.nn.one_hot(chosen, size, dtype=bool)
+    return jnp.where(found.any(-2), jnp.argmax(found, -2), -1)
