@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import pytest
+import simulated
 
 from lmjax import train
 from lmjax.data import Examples, Tokens
@@ -41,7 +42,7 @@ def eight_devices():
             env={
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+                "XLA_FLAGS": simulated.flags(8),
             },
         )
         assert process.returncode == 0, process.stderr

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import simulated
 
 from lmjax import hosts
 from lmjax.errors import PEER_GONE, InputError
 from lmjax.meeting import Meeting
 
-DEVICES = "--xla_force_host_platform_device_count="
 WORDS = ["breast_cancer", "--batch-size", "64", "--save-every", "20", "--log-every", "5"]
 SHARDS = [*WORDS, "--parallel.virtual-shards", "4"]
 WITHIN = 30.0  # seconds after which nobody may still wait for a peer that is gone
@@ -67,7 +67,7 @@ def no_orphans() -> Iterator[None]:
 def launch(words: list[str], devices: int) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "lmjax", "train", *words],
-        env={**os.environ, "XLA_FLAGS": f"{DEVICES}{devices}"},
+        env={**os.environ, "XLA_FLAGS": simulated.flags(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

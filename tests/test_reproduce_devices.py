@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import simulated
 
 CODE = """
 import dataclasses, json, sys
@@ -91,11 +92,10 @@ def test_the_commands_give_one_device_the_bits_of_two(tmp_path, experiment, word
 
 
 def lmjax(devices: int, *words: str) -> subprocess.CompletedProcess[str]:
-    simulated = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.run(
         [sys.executable, "-m", "lmjax", *words],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "XLA_FLAGS": simulated},
+        env={**os.environ, "XLA_FLAGS": simulated.flags(devices)},
     )

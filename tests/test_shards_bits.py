@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import simulated
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,7 +140,7 @@ def bits(devices: int, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": simulated.flags(devices),
         },
     )
     assert process.returncode == 0, process.stderr
@@ -268,7 +269,7 @@ def test_a_run_that_moves_between_processes_has_them_too(tmp_path):
     words = f"train digits_resnet schedule:constant --parallel.virtual-shards 8 {RESNET}"
 
     def lmjax(devices: int, *words: str) -> str:
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = simulated.flags(devices)
         process = subprocess.run(
             [sys.executable, "-m", "lmjax", *words],
             cwd=tmp_path,
