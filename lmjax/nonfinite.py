@@ -128,7 +128,7 @@ def undoing(program: Program, start: int, undone: dict[int, str]) -> Program:
         undone[number] = first_bad(program, after, packed)
         if not undone[number]:
             return after, packed
-        before = dataclasses.replace(before, step=before.step + 1)
+        before = dataclasses.replace(before, step=before.step.plus(1))
         return on_devices(before, program.abstract_state), packed
 
     return program._replace(train_step=train_step)

@@ -62,16 +62,36 @@ def _floating(tree: Any) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What this process has of an array: each part once, by its place in the array."""
+
+    by_place: dict[str, np.ndarray]
+
+    def plus(self, number: int) -> "Parts":
+        return Parts({place: part + number for place, part in self.by_place.items()})
+
+
 def on_host(state: TrainState) -> TrainState:
-    """A copy that no step can take as its own."""
-    return jax.tree.map(lambda x: np.array(x, copy=True), state)
+    """A copy, in Parts, that no step can take as its own."""
+
+    def keep(x: jax.Array) -> Parts:
+        each = {str(shard.index): shard for shard in x.addressable_shards}
+        return Parts({place: np.array(one.data, copy=True) for place, one in each.items()})
+
+    return jax.tree.map(keep, state)
 
 
 def on_devices(kept: TrainState, abstract: TrainState) -> TrainState:
     """What `on_host` has kept, on the devices again, in memory of its own."""
-    return jax.tree.map(
-        lambda x, like: jax.device_put(np.array(x, copy=True), like.sharding), kept, abstract
-    )
+
+    def put(x: Parts, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(
+            like.shape, like.sharding, lambda place: np.array(x.by_place[str(place)], copy=True)
+        )
+
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.tree.map(put, kept, abstract)
 
 
 def state_digest(state: TrainState, fingerprint: Fingerprint | None = None) -> str:

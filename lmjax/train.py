@@ -78,8 +78,6 @@ def run(
     base = base or experiment
     launched_as = launched_as or base.name
     with peers.together():
-        if peers.count > 1 and experiment.on_nonfinite == "rollback":
-            raise FieldError("on_nonfinite", "rollback", "is for one process; skip is for many")
         dataset, batch = prepare(experiment)
         path = rundir.choose(experiment, dataset, workdir)
         trace = open_trace(profile, path, experiment, console)
@@ -207,8 +205,10 @@ def go_back(run: Run, noticed: NotFinite) -> tuple[Run, TrainState]:
     """The run and its state at the newest whole checkpoint, or at the seed, from where it goes on
     without the first step that went astray. Raises RunError where it has gone back too often.
 
-    As a resumed run does, in the same process: what it has logged since is dropped.
+    As a resumed run does, in the same process: what it has logged since is dropped. Where there are
+    several processes all of them come here at the same step, since the metrics are everybody's.
     """
+    peers = hosts.current()
     if told := run.skips.rolled_back_too_often:
         raise RunError(f"{noticed}; {told}")
     run.console.say(str(noticed))
@@ -228,13 +228,16 @@ def go_back(run: Run, noticed: NotFinite) -> tuple[Run, TrainState]:
         undone = {**undone, step: leaf}
     del state  # the steps of `find` have been made with it
     state = begin_again(run)
-    for opened in (run.log, run.bits, run.checkpoints):
-        opened.close()
-    history, traced = read_history(run.path, start), read_trace(run.path, start)
+    with peers.together():
+        for opened in (run.log, run.bits, run.checkpoints):
+            opened.close()
+    with peers.together():  # nobody writes what another still reads
+        history, traced = read_history(run.path, start), read_trace(run.path, start)
+    own = run.path if peers.first else None
     again = run._replace(
         checkpoints=Checkpoints(run.path / runfiles.CHECKPOINTS, run.experiment.keep),
-        log=MetricsLog(run.path, history, run.console.say),
-        bits=TraceLog(run.path, traced),
+        log=MetricsLog(own, history, run.console.say),
+        bits=TraceLog(own, traced),
         skips=Skips(run.skips.names, steps_of(traced), undone, run.skips.rollbacks + 1),
         meter=run.meter._replace(pace=Pace()),
         start=start,
@@ -253,8 +256,8 @@ def begin_again(run: Run) -> TrainState:
 def heeding(run: Run, start: int, fed: Iterator[Fed]) -> Iterator[Fed]:
     """What is fed, until the run is asked to stop; it then stands at step `start`."""
     for each in fed:
-        if run.stop.number:
-            raise Stopped(run.stop.number, start)
+        if number := run.heard(run.stop.number):
+            raise Stopped(number, start)
         yield each
 
 

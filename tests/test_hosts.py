@@ -242,6 +242,57 @@ def test_a_signal_that_one_hears_stops_both_at_the_same_step(tmp_path: Path) -> 
     assert f"saved at step {max(steps)};" in told
 
 
+# breast_cancer, with a NaN in one row of the batch of step 7.
+SPOILT = """
+import dataclasses
+import numpy as np
+from experiments import breast_cancer
+from lmjax.data import Examples
+from lmjax.data.examples import LabelledExamples
+from lmjax.data.tables import in_memory
+
+class Rows(LabelledExamples):
+    def rows(self, seed, start, count):
+        found, place = super().rows(seed, start, count), 6 * 64 + 40 - start
+        if 0 <= place < count:
+            found["inputs"][place] = np.nan
+        return found
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spoilt(Examples):
+    label = "spoilt"
+
+    def load(self):
+        return Rows(self.source, in_memory(self.read(), self.memory_gb), self.standardize)
+
+def config():
+    base = breast_cancer.config()
+    kept = {f.name: getattr(base.data, f.name) for f in dataclasses.fields(base.data)}
+    return dataclasses.replace(base, name="spoilt", data=Spoilt(**kept))
+"""
+
+
+@pytest.mark.parametrize("shared", ["--parallel.virtual-shards", "--parallel.fsdp"])
+def test_both_go_back_and_on_without_a_step_that_is_not_finite(shared: str, tmp_path: Path) -> None:
+    """By the row of one process alone. With virtual shards it has the bits of one process; where
+    each process has a part of the state, those of a run that goes back to another checkpoint."""
+    (tmp_path / "spoilt.py").write_text(SPOILT)
+    words = [str(tmp_path / "spoilt.py"), *WORDS[1:], shared, "4", "--steps", "30"]
+    words += ["--on-nonfinite", "rollback", "--workdir"]
+    path, other = tmp_path / "run", tmp_path / "other"
+    ends = Pair([*words, str(path)]).wait()
+    assert [status for status, _ in ends] == [0, 0], ends
+    if shared == "--parallel.fsdp":
+        ends = Pair([*words, str(other), "--save-every", "5"]).wait()
+    else:
+        ends = [finished(launch([*words, str(other)], 4))]
+        assert files_of(path) == files_of(other)
+    assert {status for status, _ in ends} == {0}, ends
+    assert files_of(path)[0] == files_of(other)[0]
+    results = [json.loads((run / "result.json").read_text()) for run in (path, other)]
+    assert [result["skipped"] for result in results] == [[7], [7]]
+
+
 def test_processes_that_differ_are_refused_in_both(tmp_path: Path) -> None:
     words = [*WORDS, "--steps", "20", "--workdir", str(tmp_path / "run")]
     ends = Pair(words, ["--seed", "0"], ["--seed", "1"]).wait()
