@@ -69,7 +69,7 @@ class Parts:
     by_place: dict[str, np.ndarray]
 
     def plus(self, number: int) -> "Parts":
-        return Parts({place: part + number for place, part in self.by_place.items()})
+        return Parts({place: np.asarray(part + number) for place, part in self.by_place.items()})
 
 
 def on_host(state: TrainState) -> TrainState:
