@@ -74,7 +74,7 @@ def rows() -> dict[str, Row]:
     return {
         "mlp": Row(mlp, "SGD", momentum, 4000),
         "simple_fcn": Row(fcn, "SGD", momentum, 2000),
-        "gpt": Row(gpt, "AdamW", adamw, gpt.steps),
+        "gpt": Row(gpt, "AdamW", adamw, 500),
     }
 
 
