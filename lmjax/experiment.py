@@ -69,6 +69,8 @@ class Experiment(Part):
             raise FieldError("parallel.virtual_shards", shards, allowed)
         with fields_of("schedule"):
             self.schedule.check_steps(self.steps)
+        with fields_of("optimizer.outer"):
+            self.optimizer.outer.check_steps(self.steps)
 
     def load_data(self) -> Dataset:
         """The data in memory, or mapped; FieldErrors carry the full path of the field."""

@@ -143,6 +143,10 @@ def run(words: Sequence[str], parse: Any) -> None:
     """`lmjax plan`; `parse` reads a value by its type."""
     from lmjax import catalog, overrides, score_card
 
+    if {"-h", "--help"} & set(words):
+        print("usage: lmjax plan NAME|PATH.py --topology TOPOLOGY [OVERRIDES]\n")
+        print("\n".join(f"  {flag:12s}{value}" for flag, value in FLAGS.items()))
+        return
     if not words or words[0].startswith("-"):
         raise InputError("plan needs the name of an experiment, and --topology (see lmjax --help)")
     given, rest = {}, [*words[1:]]

@@ -15,7 +15,7 @@ from etils import epath
 from lmjax import runs
 from lmjax.compare import schema
 from lmjax.compare.forms import Anything, Named, Record, Tuple, Word, check_in
-from lmjax.compare.page import HTML, write_pages
+from lmjax.compare.page import HTML, MARKDOWN, write_pages
 from lmjax.errors import InputError
 from lmjax.flags import Parser
 from lmjax.record import flat_record
@@ -23,6 +23,8 @@ from lmjax.results import question
 from lmjax.runfiles import CONFIG, METRICS, RESULT, read_json, write_json
 
 JSON = "report.json"
+PAGES = (JSON, HTML, MARKDOWN)
+PLAN = "plan.json"  # of a comparison
 CONFIG_FORM = Record(  # of config.json, what is read here
     {
         "lmjax": Word(),
@@ -53,6 +55,7 @@ def run(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     made = make(given.runs)
     folder = epath.Path(given.out)
+    check_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / JSON, made)
@@ -60,6 +63,22 @@ def run(words: Sequence[str]) -> None:
         raise InputError(f"--out {given.out}: not writable ({error.strerror})") from None
     write_pages(made, folder)
     print(folder / HTML)
+
+
+def check_free(folder: epath.Path) -> None:
+    """Raise InputError where something else lies in the place of a page of runs."""
+    for name in (CONFIG, PLAN):
+        if (folder / name).exists():
+            told = f"has a {name}, of a run or a comparison; take another"
+            raise InputError(f"--out {folder}: {told}")
+    there = [name for name in PAGES if (folder / name).exists()]
+    if there:
+        try:
+            ours = read_json(folder / JSON).get("kind") == "runs"
+        except InputError:
+            ours = False
+        if not ours:
+            raise InputError(f"--out {folder}: has a {there[0]} that is no report of runs")
 
 
 def make(paths: Sequence[str]) -> dict[str, Any]:

@@ -16,15 +16,16 @@ from lmjax.compare import assemble, cells, command, costs, directory
 from lmjax.compare.cells import Cell
 from lmjax.compare.execution import Strategy
 from lmjax.compare.lease import Leases
-from lmjax.compare.plan import Plan
+from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.compare.queue import Board
 from lmjax.compare.schema import check
 from lmjax.console import Console
+from lmjax.errors import InputError
 from lmjax.parts import replace
 from lmjax.runfiles import write_json
 
 SEEDS = (0, 1, 2, 3)
-STEPS = (0, 10, 20, 30, 40)
+STEPS = evaluation_steps(40)
 WINDOW = {"adamw": (1e-4, 1e-3, 1e-2), "lion": (1e-5, 1e-4, 1e-3)}
 BEST = {"adamw": 1e-3, "lion": 1e-4}
 ENDS = {"adamw": (1.0, 1.1, 0.9, 1.05), "lion": (0.8, 0.95, 0.75, 0.9)}
@@ -101,7 +102,7 @@ class Written:
     def make(self, **changes: Any) -> dict[str, Any]:
         plan = self.plan._replace(**changes)
         board = Board(plan, self.path, Leases(self.path, print), 1)
-        report = assemble.make(self.path, plan, board, {"a bar": 0.45}, 1.0)
+        report = assemble.make(self.path, plan, board, {"a bar": 0.45})
         check(report)
         assert json.loads(json.dumps(report, allow_nan=False)) == report
         return report
@@ -250,6 +251,84 @@ def test_what_is_not_equal_does_not_hold(written):
     (row,) = [row for row in written.make()["fairness"] if row["claim"] == claim]
     assert not row["holds"]
     assert "seed 1: b in 1 of 2" in row["proof"] or "seed 1: others in 1 of 2" in row["proof"]
+
+
+def test_cells_that_chose_the_rate_are_of_the_same_machine_too(written):
+    written.all()
+    claim = "all cells computed in one way, by one code on one kind of machine"
+    (row,) = [row for row in written.make()["fairness"] if row["claim"] == claim]
+    assert (row["holds"], row["proof"]) == (True, "loop; machine and code here")
+    path = cells.path_of(written.path, "lion/lr0.001/seed1000")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "machine": "there"}))
+    (row,) = [row for row in written.make()["fairness"] if row["claim"] == claim]
+    told = "loop; machine and code here for 13 of the cells, there for 1 of the cells"
+    assert (row["holds"], row["proof"]) == (False, told)
+
+
+def test_a_budget_s_band_reaches_to_the_worst_that_so_many_trials_can_give(written):
+    written.all()
+    (adamw, _) = written.make()["variants"]
+    ends = sorted(trial["loss"] for trial in adamw["tuning"]["trials"])
+    bands = [(least, most) for _, _, least, most in adamw["budget_curve"]]
+    assert bands == [(ends[0], ends[2]), (ends[0], ends[1]), (ends[0], ends[0])]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"machine": None}, "machine = None: must be a string"),
+        ({"seed": 7}, "it is of adamw/lr0.001/seed1"),
+        ({"rate": "x"}, "rate = 'x': must be a number"),
+        ({"evaluations": {"steps": [0, 1], "values": {"loss": [1.0]}}}, "different lengths"),
+        ({"evaluations": {"steps": [0], "values": {"loss": [None]}}}, "loss[0] = None: must be"),
+        ({"evaluations": {"steps": [0], "values": {"loss": [1.0]}}}, "no accuracy"),
+        ({"evaluations": {"steps": [0], "values": {"loss": [1], "accuracy": [1]}}}, "other steps"),
+        ({"train_loss": {"steps": [1], "values": []}}, "different lengths"),
+        ({"bits": {"init": "i", "train_loss": "t", "batches": None, "state": "s"}}, "bits"),
+    ],
+)
+def test_a_cell_that_was_damaged_is_told_in_one_line(written, changed, told):
+    written.all()
+    path = cells.path_of(written.path, "adamw/lr0.001/seed1")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(InputError, match="damaged") as error:
+        written.make()
+    assert told in str(error.value)
+    assert str(error.value).endswith("; remove it, and the same command makes it anew")
+
+
+@pytest.mark.parametrize("damage", [{}, {"costs": {}}, {"updates_in_a_block": 1, "costs": {}}])
+def test_costs_that_were_damaged_are_told_in_one_line(written, damage):
+    written.all()
+    write_json(written.path / costs.COSTS, damage)
+    with pytest.raises(InputError, match=r"costs.json: damaged \(.*\); remove it"):
+        written.make()
+    written.cost(lion=-1e-3)
+    with pytest.raises(InputError, match="a step that took no time"):
+        written.make()
+
+
+@pytest.mark.parametrize("field", ["code", "environment", "command"])
+def test_a_plan_that_was_damaged_is_told_in_one_line(written, field):
+    path = written.path / directory.PLAN
+    held = json.loads(path.read_text())
+    del held[field]
+    path.write_text(json.dumps(held))
+    with pytest.raises(InputError, match=f"plan.json: {field}: missing"):
+        directory.check(written.path, written.plan)
+    with pytest.raises(InputError, match=f"plan.json: {field}: missing"):
+        directory.open_plan(written.path)
+
+
+def test_variants_with_budgets_of_their_own_are_asked_about_as_such(written):
+    written.all()
+    asked = written.make()["question"]
+    assert asked.endswith("within 40 updates?")
+    first, second = written.plan.variants
+    longer = second._replace(experiment=replace(second.experiment, "steps", 60))
+    assert assemble._question(written.plan._replace(variants=(first, longer))).endswith(
+        "within its own number of updates?"
+    )
 
 
 def test_settings_beside_the_rate_are_told(written):

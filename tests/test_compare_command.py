@@ -16,6 +16,10 @@ from lmjax.experiment import Experiment
 from lmjax.optim import SOAP, LogGrid, Muon
 from lmjax.parts import replace, swap
 
+LONG = (  # words whose label is longer than labels may be
+    "optimizer:adamw schedule:wsd --optimizer.b1 0.9 --optimizer.b2 0.99 "
+    "--optimizer.weight-decay 0.01 --schedule.decay-fraction 0."
+)
 TINY = ["compare", "digits_fcn", "--steps", "4", "--batch-size", "8", "--trials", "3"]
 
 
@@ -65,6 +69,11 @@ def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
         (["--learning-rates", "0.1"], "--learning-rates: 1 rates; must be 2 to 3"),
         (["--learning-rates", ".1", ".1"], "--learning-rates: a rate is given twice"),
         (["--learning-rates", ".1", "-1"], "--learning-rates: rates must be > 0"),
+        (
+            ["--learning-rates", "1e-300", ".1"],
+            "--learning-rates: rates must be > 0 and finite, al",
+        ),
+        (["--axis", LONG + "1", LONG + "2"], "variant 'adamw+wsd+b1=0.9"),
         (["--learning-rates", ".1", ".12345678"], "--learning-rates: rates may have 6 digits"),
         (["--space", "nowhere.json"], "--space nowhere.json: cannot be read (No such file"),
         (["--strategy", "magic"], "compare EXPERIMENT [OVERRIDES]: argument --strategy"),
@@ -106,6 +115,7 @@ def test_an_experiment_that_does_not_exist(capsys, words, told):
         ('{"adamw": {"learning_rate": {"lo": 1}}}', "unknown field of a grid 'lo'; nearest: low"),
         ('{"adamw": {"learning_rate": {"low": "1"}}}', "adamw.learning_rate.low = '1': must be"),
         ('{"adamw": {"learning_rate": {"low": 2, "high": 4}}}', "must begin with one of"),
+        ('{"adamw": {"learning_rate": {"per_decade": 2.0}}}', "per_decade = 2.0: must be a whole"),
     ],
 )
 def test_a_space_that_cannot_be_used(capsys, tmp_path, held, told):

@@ -284,7 +284,9 @@ def test_a_damaged_cell_is_told(whole, tmp_path):
         file.write_text(text)
         with pytest.raises(InputError, match=r"seed0.json: (damaged|cannot be read|not a JSON)"):
             cells.read(path, "a/lr1/seed0")
-    held: dict[str, Any] = {**next(iter(cell_files(whole).values())), "id": "a/lr1/seed0"}
+    own = {"id": "a/lr1/seed0", "variant": "a", "rate": 1.0, "seed": 0}
+    own |= {"seconds": 1.0, "machine": "here"}
+    held: dict[str, Any] = {**next(iter(cell_files(whole).values())), **own}
     lost = {**held["bits"], "batches": None, "state": None}
     ended: dict[str, Any] = {**held, "diverged": 3, "bits": lost}
     for whole_or_not in (held, ended):

@@ -192,6 +192,22 @@ def test_seconds_equal_welch_s_interval() -> None:
     assert width > 1.01 * steps.interval.high / steps.interval.low
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_seconds_are_never_surer_than_steps(seeds: int) -> None:
+    """Welch's interval alone would be, with few seeds and many rounds of measuring."""
+    steps = speedup_to_final(family(FACTORS[:seeds], 200), family(np.ones(seeds), 200))
+    rng = np.random.default_rng(0)
+    own, other = (rng.lognormal(0, 0.02, 30) for _ in range(2))
+    found = in_seconds(steps, paired_log_ratio(own, other))
+    right = stats.ttest_ind(np.log(FACTORS[:seeds]), np.log(own / other), equal_var=False)
+    low, high = right.confidence_interval()
+    assert steps.interval is not None
+    assert found.interval is not None
+    width = math.log(steps.interval.high / steps.interval.low)
+    assert high - low < width
+    assert math.log(found.interval.high / found.interval.low) == pytest.approx(width, rel=1e-12)
+
+
 def test_seconds_of_a_bound_stay_a_bound() -> None:
     cut = speedup([at(50.0), at(100.0)], [at(100.0), NEVER])
     cost = paired_log_ratio(np.array([0.2, 0.21]), np.array([0.1, 0.1]))

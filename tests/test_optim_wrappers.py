@@ -26,6 +26,7 @@ from lmjax.optim import (
     OuterNesterov,
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
+    Scion,
 )
 from lmjax.parts import validate
 from lmjax.roles import Leaf
@@ -181,6 +182,15 @@ def test_the_model_is_evaluated_at_the_slow_parameters(outer: Any) -> None:
     assert len(set(fast)) == 6
 
 
+def test_a_run_without_an_outer_step_is_refused(tiny_mlp: Any) -> None:
+    """It would be evaluated where it began, whatever it had learnt."""
+    long = replace(tiny_mlp, steps=49, optimizer=replace(UNDECAYED, outer=OuterNesterov()))
+    told = r"optimizer.outer.every = 50: must be at most the run's 49 steps"
+    with pytest.raises(FieldError, match=told):
+        validate(long)
+    validate(replace(long, steps=50))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "told"),
     [
@@ -190,6 +200,7 @@ def test_the_model_is_evaluated_at_the_slow_parameters(outer: Any) -> None:
         (replace(UNDECAYED, hyperball=True, outer=Lookahead()), "hyperball = True: must be False"),
         (AdamW(ema_decay=0.9, outer=OuterNesterov()), "ema_decay = 0.9: must be 0: outer:nesterov"),
         (AdamW(outer=Lookahead(every=0)), "outer.every = 0: must be >= 1"),
+        (Scion(hyperball=True), "constrained = True: must be False with hyperball"),
         (AdamW(outer=Lookahead(share=1.1)), "outer.share = 1.1: must be > 0 and <= 1"),
         (AdamW(outer=OuterNesterov(momentum=0.0)), "outer.momentum = 0.0: must be > 0"),
     ],

@@ -150,6 +150,8 @@ def test_a_run_that_has_only_begun_is_a_page(capsys):
         (["worse"], "worse: baselines = [1]: must be an object"),
         (["text"], "text: train.values[1] = 'x': must be a number"),
         (["bare"], "bare/config.json: overrides: missing"),
+        (["good", "--out", "good"], "--out good: has a config.json, of a run or a comparison"),
+        (["good", "--out", "mine"], "--out mine: has a report.md that is no report of runs"),
         (["good", "--out", "good/config.json"], "--out good/config.json: not writable"),
         (["good/config.json"], "good/config.json is a file, not a run directory"),
         ([], "the following arguments are required: RUN"),
@@ -161,6 +163,8 @@ def test_what_is_no_run_is_told_of_in_one_line(words, told, capsys):
     lines = Path("torn/metrics.jsonl").read_text().splitlines()
     Path("torn/metrics.jsonl").write_text("\n".join([*lines[:2], '{"kind": "tr', lines[2]]) + "\n")
     Path("empty").mkdir()
+    Path("mine").mkdir()
+    Path("mine/report.md").write_text("my own")
     Path("foreign").mkdir()
     Path("foreign/config.json").write_text("{")
     made("odd", steps=900, result={**RESULT, "validation": {"loss": 1.0}})

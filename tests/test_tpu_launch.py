@@ -240,6 +240,18 @@ def test_the_same_name_is_not_created_twice(cloud):
     assert "was created from here already" in done.err
 
 
+@pytest.mark.parametrize("text", ["{}", '{"name": "ru'])
+def test_a_damaged_record_hides_no_other(cloud, text):
+    cloud.ready()
+    (records.folder() / "other.json").write_text(text)
+    done = cloud.launch("status")
+    assert done.code == 0
+    assert "run-1: ACTIVE" in done.out
+    assert "other.json is damaged; see in the cloud's console whether it costs" in done.err
+    done = cloud.launch("delete", "other", "--yes")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
 QUOTA = "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepod' has been exceeded. Limit: 0"
 
 
@@ -250,7 +262,7 @@ QUOTA = "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepod' has been exc
         ("PERMISSION_DENIED: no", None, "run-1 was not created: ERROR", []),
         ("ALREADY_EXISTS: run-1", ["ACTIVE"], "ALREADY_EXISTS", []),
         # It may have been created, so it is not forgotten.
-        ("connection reset", ["UNREACHABLE"], "connection reset", ["run-1"]),
+        ("connection reset", ["UNREACHABLE"], "whether it is there could not be told", ["run-1"]),
     ],
 )
 def test_a_creation_that_is_refused(cloud, refusal, states, told, kept):

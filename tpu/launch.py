@@ -90,10 +90,14 @@ def create(words: Sequence[str]) -> None:
     records.save(resource)
     try:
         cloud.create(resource)
-    except RunError:
+    except RunError as error:
         # What is known not to be ours is forgotten; what may be, and may cost, is not.
-        if cloud.look(resource).state in (cloud.ABSENT, cloud.FOREIGN):
+        state = cloud.look(resource).state
+        if state in (cloud.ABSENT, cloud.FOREIGN):
             records.forget(resource)
+        elif state == cloud.UNKNOWN:
+            told = f"whether it is there could not be told, so `delete {resource.name}` it later"
+            raise RunError(f"{error}; {told}") from None
         raise
     print(f"{resource.name} is asked for; `status {resource.name} --wait` waits for it")
 
@@ -134,7 +138,7 @@ def status(words: Sequence[str]) -> int:
     parser.add_argument("--poll", type=number, default=POLL, help="seconds between first looks")
     given = parser.parse_args(words)
     check_number("--poll", given.poll, above=0.0)
-    held = [records.load(name) for name in ([given.name] if given.name else records.names())]
+    held = [records.load(given.name)] if given.name else _all_records()
     if _dry(given, [commands.describe(resource) for resource in held]):
         return 0
     if not held:
@@ -147,6 +151,17 @@ def status(words: Sequence[str]) -> int:
             return 1 if lost and given.wait else 0
         time.sleep(wait)
         wait = min(wait * SLOWER, SLOWEST * given.poll)
+
+
+def _all_records() -> list[Resource]:
+    """Those that can be read; of each other one a line."""
+    found = []
+    for name in records.names():
+        try:
+            found.append(records.load(name))
+        except InputError as error:
+            print(error, file=sys.stderr)
+    return found
 
 
 def _look(resource: Resource) -> cloud.Look:

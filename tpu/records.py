@@ -72,8 +72,12 @@ def load(name: str) -> Resource:
     """The record of a resource; raises InputError for one that is not this launcher's."""
     if name in names():
         with contextlib.suppress(FileNotFoundError):  # deleted between the two
-            held: dict[str, Any] = json.loads(_path(name).read_text())
-            return Resource(**held)
+            try:
+                held: dict[str, Any] = json.loads(_path(name).read_text())
+                return Resource(**held)
+            except (ValueError, TypeError):
+                told = "is damaged; see in the cloud's console whether it costs, then remove it"
+                raise InputError(f"{_path(name)} {told}") from None
     known = names()
     if not known:
         raise InputError(f"{name!r} was not created by this launcher, nor was anything else")

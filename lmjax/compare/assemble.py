@@ -27,31 +27,29 @@ STATISTICS = (
     "Every variant is run on the same report seeds at the one rate that did best on the tuning "
     "seeds. Intervals are Student's over seeds, at 95 %; differences and speed-ups are paired by "
     "seed, the latter in logarithms, and a verdict is told where p after Holm's correction over "
-    "all variants is at most .05. A speed-up is the baseline's updates (or seconds) to the loss "
-    "that it ends with, over the variant's; a run that never gets there bounds it and gives no "
+    "all variants is at most .05. A speed-up is the baseline's updates (or seconds) to what "
+    "it ends with, over the variant's; a run that never gets there bounds it and gives no "
     "interval. Seconds are updates times the measured time of an update."
 )
 
 
 def write(
-    path: epath.Path, plan: Plan, board: Board, baselines: dict[str, float], seconds: float
+    path: epath.Path, plan: Plan, board: Board, baselines: dict[str, float]
 ) -> dict[str, Any]:
     """Write report.json and its pages; returns it."""
-    report = make(path, plan, board, baselines, seconds)
+    report = make(path, plan, board, baselines)
     write_json(path / REPORT, report)
     write_pages(report, str(path))
     return report
 
 
-def make(
-    path: epath.Path, plan: Plan, board: Board, baselines: dict[str, float], seconds: float
-) -> dict[str, Any]:
+def make(path: epath.Path, plan: Plan, board: Board, baselines: dict[str, float]) -> dict[str, Any]:
     """report.json of what is finished.
 
     `baselines` are what the task reaches without training, in its headline.
     """
     found = {v.label: finished(plan, board, v.label) for v in plan.variants}
-    measured = costs.read(path)
+    measured = costs.read(path, list(found))
     known = measured["costs"] if measured else {}
     held = read_json(path / directory.PLAN)
     all_cells = _all_cells(plan, board, found)
@@ -79,10 +77,10 @@ def make(
         "baseline": plan.baseline,
         "variants": [entry(plan, label, found, verdicts, known) for label in found],
         "ranking": _ranking(plan, found, known),
-        "fairness": fairness.rows(plan, found),
+        "fairness": fairness.rows(plan, found, all_cells),
         "config_diff": config_diff(plan),
         "auxiliary": fairness.auxiliary(plan),
-        "environment": _environment(held, measured, seconds),
+        "environment": _environment(held, measured, all_cells),
         "reproduce": {
             "all": held["command"],
             "cell": f"uv run lmjax reproduce {shlex.quote(str(path))} --cell ID{_code(plan)}",
@@ -121,9 +119,11 @@ def _question(plan: Plan) -> str:
     kinds = [v.words for v in plan.variants]
     optimizers = all(not words or words[0].startswith("optimizer:") for words in kinds)
     what = "optimizers" if optimizers else "variants"
+    budgets = {v.experiment.steps for v in plan.variants}
+    within = f"{budgets.pop()} updates" if len(budgets) == 1 else "its own number of updates"
     return (
         f"Which of {len(kinds)} {what} reaches the {sort} held-out {plan.metric.name} on "
-        f"{plan.base.name} within {plan.base.steps} updates?"
+        f"{plan.base.name} within {within}?"
     )
 
 
@@ -194,7 +194,7 @@ def config_diff(plan: Plan) -> list[Json]:
     return [{"field": path, "values": values} for path, values in fields.items()]
 
 
-def _environment(held: Json, measured: Json | None, seconds: float) -> Json:
+def _environment(held: Json, measured: Json | None, all_cells: list[Json]) -> Json:
     about, code = held["environment"], held["code"]
     machine = about["machine"] | {"cores": len(about["machine"]["cores"])}
     del machine["processor_flags"]
@@ -210,7 +210,7 @@ def _environment(held: Json, measured: Json | None, seconds: float) -> Json:
         "begun": held["begun"],
         "strategy": {**held["strategy"], **held["strategy_measured"]},
         "updates_in_a_timed_block": measured and measured["updates_in_a_block"],
-        "seconds_total": seconds,
+        "seconds_of_all_cells": sum(cell["seconds"] for cell in all_cells),
         "command": held["command"],
     }
 

@@ -6,13 +6,14 @@ import math
 import time
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from etils import epath
 
 from lmjax.compare.execution import Carry, Sequential, knobs_of
 from lmjax.compare.feed import Feed, Span, stream_hash
+from lmjax.compare.forms import Many, Maybe, Named, Number, NumberOr, Record, Whole, Word
 from lmjax.compare.spaces import named
 from lmjax.data import Batch
 from lmjax.errors import InputError
@@ -29,6 +30,19 @@ INFINITE = "inf"  # stands in a file for what is not finite, which JSON has no w
 
 Purpose = Literal["tune", "report"]
 Json = dict[str, Any]
+WORD, VALUES = Word(), Many(NumberOr(INFINITE))
+FORM = Record(  # of a cell's file
+    {
+        **dict.fromkeys(("id", "variant", "strategy", "machine"), WORD),
+        **dict.fromkeys(("rate", "seconds"), Number()),
+        **dict.fromkeys(("seed", "steps"), Whole()),
+        "purpose": Word(get_args(Purpose)),
+        "diverged": Maybe(Whole()),
+        "evaluations": Record({"steps": Many(Whole(), least=1), "values": Named(VALUES, least=1)}),
+        "train_loss": Record({"steps": Many(Whole()), "values": VALUES}),
+        "bits": Record({"init": WORD, "train_loss": WORD, **dict.fromkeys(ENDS, Maybe(WORD))}),
+    }
+)
 
 
 class Cell(NamedTuple):
@@ -57,14 +71,34 @@ def read(directory: epath.Path, cell_id: str) -> Json | None:
         return None
     held = read_json(path)
     try:
-        fits = held["id"] == cell_id and len(held["evaluations"]["steps"]) > 0
-        kind = str if held["diverged"] is None else types.NoneType
-        fits = fits and all(isinstance(held["bits"][name], kind) for name in ENDS)
-    except (KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise InputError(f"{path}: damaged; remove it, and the same command makes it anew")
+        FORM.check(held, "")
+        told = _contradiction(held, cell_id)
+    except InputError as error:
+        told = str(error)
+    if told:
+        raise damaged(directory, cell_id, told)
     return held
+
+
+def damaged(directory: epath.Path, cell_id: str, told: str) -> InputError:
+    """Of a cell's file that is not what was written."""
+    path = path_of(directory, cell_id)
+    return InputError(f"{path}: damaged ({told}); remove it, and the same command makes it anew")
+
+
+def _contradiction(held: Json, cell_id: str) -> str:
+    """What in a cell's file contradicts itself; "" = nothing."""
+    cell = Cell(held["variant"], held["rate"], held["seed"], held["purpose"])
+    if not held["id"] == cell.id == cell_id:
+        return f"it is of {held['id']}"
+    kind = str if held["diverged"] is None else types.NoneType
+    if not all(isinstance(held["bits"][name], kind) for name in ENDS):
+        return "bits of an end"
+    at, losses = held["evaluations"], held["train_loss"]
+    lengths = {len(at["steps"]), *map(len, at["values"].values())}
+    if len(lengths) > 1 or len(losses["steps"]) != len(losses["values"]):
+        return "curves of different lengths"
+    return ""
 
 
 def write(directory: epath.Path, result: Json) -> None:

@@ -1,6 +1,7 @@
 """`lmjax compare`: words of a command line to one comparison."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 
 from lmjax import catalog, overrides
@@ -26,6 +27,9 @@ def run(words: Sequence[str], parse: Parse) -> None:
     """The command."""
     if "-h" in words or "--help" in words:
         parser().print_help()
+        own = [] if words[0].startswith("-") else catalog.comparison(words[0])
+        if own:
+            print(f"\n{words[0]} begins with: {shlex.join(own)}")
         return
     if not words or words[0].startswith("-"):
         raise InputError("compare needs the name of an experiment")

@@ -1,7 +1,6 @@
 """A comparison, from a plan to a report. The only file that knows the order of things."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,7 +131,7 @@ def run(
     Raises InputError for a directory of another comparison, before anything is compiled;
     Unfinished after a SIGINT or SIGTERM, when the report of what there is has been written.
     """
-    begun, console, stop = time.monotonic(), Console(quiet), StopRequest()
+    console, stop = Console(quiet), StopRequest()
     compiled: dict[str, Sequential] = {}
 
     def decide() -> tuple[Strategy, dict[str, Any]]:
@@ -155,7 +154,7 @@ def run(
             costs.ensure(path, workshop, leases, console)
         found = bars.wait()
         with leases.holding(assemble.REPORT):
-            report = assemble.write(path, plan, board, found, time.monotonic() - begun)
+            report = assemble.write(path, plan, board, found)
     if stop.number:
         done = report["partial"]
         told = f"{done['done']} of {done['of']} cells are kept" if done else "all cells are kept"

@@ -14,8 +14,10 @@ from etils import epath
 
 from lmjax import flops
 from lmjax.compare.execution import RUNNERS, Carry, Sequential, knobs_of
+from lmjax.compare.forms import Many, Maybe, Number, Record, Whole, Word
 from lmjax.compare.lease import Leases
 from lmjax.console import Console
+from lmjax.errors import InputError
 from lmjax.experiment import Experiment
 from lmjax.models.base import OnPaper, placing
 from lmjax.optim import SGD
@@ -24,8 +26,18 @@ from lmjax.runfiles import read_json, write_json
 from lmjax.state import parameter_count
 
 COSTS, LEASE = "costs.json", "costs"
-SGD_LABEL = " sgd"  # no label of a variant has a space
 ROUNDS, LEAST_ROUNDS = 9, 3
+FORM = Record(  # of what a variant costs
+    {
+        "parameters": Whole(),
+        **dict.fromkeys(("state_bytes_per_parameter", "state_copies"), Number()),
+        **dict.fromkeys(("peak_bytes", "flops_per_step"), Maybe(Number())),
+        "flops_unseen": Many(Word()),
+        "step_seconds": Many(Number(), least=LEAST_ROUNDS),
+        "over_sgd": Many(Number(), least=LEAST_ROUNDS),
+    }
+)
+SGD_LABEL = " sgd"  # no label of a variant has a space
 BLOCK = 0.06  # seconds of SGD in a block
 BUDGET = 20.0  # seconds that all rounds may take
 
@@ -40,9 +52,20 @@ def ensure(path: epath.Path, workshop: Any, leases: Leases, console: Console) ->
             write_json(path / COSTS, measure(workshop))
 
 
-def read(path: epath.Path) -> dict[str, Any] | None:
-    """costs.json, None where it is not measured yet."""
-    return read_json(path / COSTS) if (path / COSTS).exists() else None
+def read(path: epath.Path, labels: list[str]) -> dict[str, Any] | None:
+    """costs.json, None where it is not measured yet; raises InputError for a damaged one."""
+    if not (path / COSTS).exists():
+        return None
+    held = read_json(path / COSTS)
+    form = Record({"updates_in_a_block": Whole(), "costs": Record(dict.fromkeys(labels, FORM))})
+    try:
+        form.check(held, "")
+        if not all(min(held["costs"][label]["step_seconds"]) > 0 for label in labels):
+            raise InputError("a step that took no time")
+    except InputError as error:
+        told = f"damaged ({error}); remove it, and the same command measures anew"
+        raise InputError(f"{path / COSTS}: {told}") from None
+    return held
 
 
 class _Timed(NamedTuple):

@@ -21,6 +21,7 @@ from etils import epath
 import lmjax
 from lmjax import catalog, environment, source
 from lmjax.compare.execution import Strategy
+from lmjax.compare.forms import Anything, Many, Maybe, Named, Record, Whole, Word, check_in
 from lmjax.compare.plan import Plan, from_full_record, full_record
 from lmjax.console import Console
 from lmjax.environment import command_line
@@ -34,6 +35,32 @@ from lmjax.runfiles import draft_of, read_json, write_json
 PLAN, MACHINES = "plan.json", "machines"
 SHOWN = 4  # differences that are told
 FOLDER = "comparisons"
+OBJECT = Named(Anything())
+SURROUNDINGS = {
+    "environment": Record(
+        {
+            **dict.fromkeys(("variables", "settings", "compiler", "versions"), OBJECT),
+            "devices": Record({"count": Whole(), "kind": Word()}),
+            "machine": Record({"cores": Many(Whole()), "processor_flags": Anything()}),
+        }
+    ),
+    "code": Record(
+        {
+            **dict.fromkeys(("files", "parts"), OBJECT),
+            "tree": Word(),
+            "commit": Maybe(Word()),
+            "changed": Many(Word()),
+        }
+    ),
+}
+FORM = Record(  # of plan.json, what is read but to make the plan of it
+    {
+        **dict.fromkeys(("lmjax", "data_name", "command", "begun"), Word()),
+        "strategy": OBJECT,
+        "strategy_measured": OBJECT,
+        **SURROUNDINGS,
+    }
+)
 
 
 def choose(plan: Plan, out: str | None) -> epath.Path:
@@ -79,6 +106,7 @@ def check(path: epath.Path, plan: Plan) -> Strategy | None:
             f"{path} holds another comparison ({'; '.join(told[:SHOWN])}{more}); "
             "choose another --out, or undo the change"
         )
+    check_in(str(path / PLAN), FORM, held)
     return strategy_of(path, held)
 
 
@@ -178,6 +206,7 @@ def open_plan(path: epath.Path, code: str | None = None) -> tuple[Plan, Strategy
     record = held.get("plan")
     if not isinstance(record, dict) or not isinstance(record.get("name"), str):
         raise InputError(f"{path / PLAN}: damaged (no field plan)")
+    check_in(str(path / PLAN), FORM, held)
     name = record["name"]
     if code is not None:
         catalog.find(code)  # for the parts that it defines

@@ -188,7 +188,7 @@ def _budget(plan: Plan, each: Finished) -> list[list[Any]]:
         return []
     found = []
     for best in best_of(np.array(losses)):
-        ends = [plain(_unsigned(plan, x)) for x in (best.expected, best.low, best.high)]
+        ends = [plain(_unsigned(plan, x)) for x in (best.expected, best.least, best.most)]
         if plan.metric.better == "higher":
             ends = [ends[0], ends[2], ends[1]]
         found.append([best.trials, *ends])

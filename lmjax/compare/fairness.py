@@ -1,5 +1,6 @@
 """What makes a comparison fair, each claim with its proof from the cells themselves."""
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,8 +12,9 @@ LEAVES = {"embedding": "embeddings", "head": "output head", "vector": "biases an
 SHOWN = 12  # hex digits of a hash
 
 
-def rows(plan: Plan, found: dict[str, Any]) -> list[Json]:
-    """A row for each claim; `found` has what there is of each variant (assemble.Finished)."""
+def rows(plan: Plan, found: dict[str, Any], all_cells: list[Json]) -> list[Json]:
+    """A row for each claim; `found` has what there is of each variant (assemble.Finished), and
+    `all_cells` those that were tuned by beside those that are reported."""
     cells = [cell for each in found.values() for cell in each.cells.values()]
     return [
         _same_batches(cells),
@@ -24,7 +26,7 @@ def rows(plan: Plan, found: dict[str, Any]) -> list[Json]:
         _edges(plan, found),
         settings(plan),
         *_same_auxiliary(plan),
-        _strategy(cells),
+        _strategy(all_cells),
     ]
 
 
@@ -163,8 +165,10 @@ def _same_auxiliary(plan: Plan) -> list[Json]:
 
 def _strategy(cells: list[Json]) -> Json:
     names = sorted({cell["strategy"] for cell in cells})
-    machines = {cell["machine"] for cell in cells}
-    proof = f"{', '.join(names)}; machine and code {', '.join(sorted(machines))}"
+    machines = collections.Counter(cell["machine"] for cell in cells)
+    several = [f"{name} for {count} of the cells" for name, count in sorted(machines.items())]
+    told = ", ".join(several if len(machines) > 1 else machines)
+    proof = f"{', '.join(names)}; machine and code {told}"
     return _row(
         "all cells computed in one way, by one code on one kind of machine",
         proof if cells else "no cell yet",

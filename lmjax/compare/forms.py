@@ -42,6 +42,16 @@ class Number(NamedTuple):
             raise _wrong(path, value, "must be a finite number")
 
 
+class NumberOr(NamedTuple):
+    """A finite number, or one word."""
+
+    word: str
+
+    def check(self, value: Any, path: str) -> None:
+        if value != self.word:
+            Number().check(value, path)
+
+
 class Whole(NamedTuple):
     """A whole number that is not negative."""
 

@@ -125,10 +125,7 @@ def result(report: Report) -> Section:
 def _example(report: Report, command: str) -> str:
     """The command for one cell, with the first report cell of the best variant in it."""
     cells = [cell for v in figures.ordered(report) for cell in v["final"]["cells"]]
-    words = command.split(" ")
-    if not cells or words[-1] != "ID":
-        return command
-    return " ".join([*words[:-1], shlex.quote(cells[0])])
+    return command.replace("--cell ID", f"--cell {shlex.quote(cells[0])}") if cells else command
 
 
 def overview(report: Report) -> Table:

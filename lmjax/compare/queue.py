@@ -15,7 +15,7 @@ from etils import epath
 from lmjax.compare import cells
 from lmjax.compare.cells import Cell, Json, curve
 from lmjax.compare.lease import Leases
-from lmjax.compare.plan import Plan
+from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.compare.window import Decision
 
 
@@ -90,8 +90,18 @@ class Board:
         if cell.id not in self.results and cell.id not in self._running:
             found = cells.read(self._directory, cell.id)
             if found is not None:
+                self._check(cell, found)
                 self.results[cell.id] = found
         return self.results.get(cell.id)
+
+    def _check(self, cell: Cell, found: Json) -> None:
+        """Raise InputError for a cell that is none of this plan."""
+        held, plan = found["evaluations"], self.plan
+        steps = list(evaluation_steps(plan.variant(cell.variant).experiment.steps))
+        missing = {"loss", plan.metric.name, plan.headline.name} - held["values"].keys()
+        if held["steps"] != steps or missing:
+            told = f"no {min(missing)}" if missing else "evaluated at other steps"
+            raise cells.damaged(self._directory, cell.id, told)
 
     def _tuned(self, cell: Cell) -> float | None:
         """What a trial's cell ended with, the lower the better; None if it has not ended."""

@@ -7,6 +7,7 @@ from etils import epath
 from lmjax.compare import cells, directory
 from lmjax.compare.cells import Cell, Json
 from lmjax.compare.comparison import Loaded, Workshop
+from lmjax.compare.forms import Record, check_in
 from lmjax.compare.plan import prepare_all
 from lmjax.console import Console
 from lmjax.errors import InputError, unknown
@@ -129,4 +130,6 @@ def surroundings_apart(folder: epath.Path, held: Json, here: dict[str, Any]) -> 
     file = folder / directory.MACHINES / f"{held['machine']}.json"
     if not file.exists():
         return [f"nobody knows on what it was computed (no {file})"]
-    return directory.apart(read_json(file), here)
+    then = read_json(file)
+    check_in(str(file), Record(directory.SURROUNDINGS), then)
+    return directory.apart(then, here)

@@ -104,7 +104,7 @@ def tuning(report: Report) -> Section:
         "trials",
         "best rate",
         "at the edge",
-        "best tuning loss",
+        f"best tuning {figures.metric_of(report)}",
         "basin, decades",
         "diverged",
     )

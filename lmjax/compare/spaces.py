@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.compare.variants import Variant
-from lmjax.errors import InputError, unknown
+from lmjax.errors import InputError, in_float32, unknown
 from lmjax.optim import LogGrid, check_space
 from lmjax.optim.space import Choice, Space
 
@@ -124,8 +124,10 @@ def _grid(where: str, given: dict[str, Any]) -> LogGrid:
     for name, value in given.items():
         if name not in names:
             raise InputError(f"{where}: {unknown('field of a grid', name, names)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{where}.{name} = {value!r}: must be a number")
+        kinds = int if name == "per_decade" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            kind = "whole number" if kinds is int else "number"
+            raise InputError(f"{where}.{name} = {value!r}: must be a {kind}")
     missing = [name for name in ("low", "high") if name not in given]
     if missing:
         raise InputError(f"{where}: a grid needs {missing[0]}")
@@ -143,8 +145,8 @@ def _numbers(space: Choice) -> list[float]:
 def _window(where: str, rates: Sequence[float], trials: int) -> tuple[float, ...]:
     """Rates that were given, ascending."""
     found = tuple(sorted(float(rate) for rate in rates))
-    if any(not 0 < rate < math.inf for rate in found):
-        raise InputError(f"{where}: rates must be > 0 and finite")
+    if any(not 0 < rate < math.inf or not 0 < in_float32(rate) < math.inf for rate in found):
+        raise InputError(f"{where}: rates must be > 0 and finite, also in float32")
     if any(named(rate) != repr_of(rate) for rate in found):
         raise InputError(f"{where}: rates may have {DIGITS} digits, by which cells are named")
     if len(set(found)) < len(found):

@@ -168,7 +168,8 @@ def in_seconds(steps: Speedup, cost: Estimate, *, level: float = LEVEL) -> Speed
     """A speed-up in steps as one in seconds: divided by how much longer our step takes.
 
     The interval is Welch's, of the difference of two independent means of logarithms, since steps
-    to the target vary with the seed and step times with the machine.
+    to the target vary with the seed and step times with the machine; but never narrower than that
+    in steps.
 
     Args:
       steps: of `speedup` or `speedup_to_final`.
@@ -197,6 +198,10 @@ def in_seconds(steps: Speedup, cost: Estimate, *, level: float = LEVEL) -> Speed
     if variances:
         parts = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
         reach = quantile(level, sum(variances) ** 2 / parts) * math.sqrt(sum(variances))
+        # Many rounds of measuring tell nothing of the seeds: with few of these Welch's degrees of
+        # freedom are too many, and seconds would be surer than the steps that they are made of.
+        steps_alone = math.log(steps.interval.high / steps.interval.low) / 2
+        reach = max(reach, steps_alone)
     mean = steps.logs.mean - cost.mean
     interval = Interval(exp(mean - reach), exp(mean + reach), level)
     return steps._replace(ratio=exp(mean), interval=interval, note="", logs=None)

@@ -73,7 +73,9 @@ def checked(base: Experiment, variants: Sequence[Variant]) -> tuple[Variant, ...
     labels = collections.Counter(variant.label for variant in variants)
     twice = [label for label, count in labels.items() if count > 1]
     if twice:
-        raise InputError(f"variant {twice[0]!r} is given twice")
+        made = {repr(decides(v.experiment)) for v in variants if v.label == twice[0]}
+        told = "is given twice" if len(made) == 1 else "is the name of two that differ"
+        raise InputError(f"variant {twice[0]!r} {told}; name them, as in 'mine: WORDS'")
     if len(variants) < 2:
         raise InputError(f"a comparison needs 2 variants or more, and has {len(variants)}")
     seen: dict[str, str] = {}

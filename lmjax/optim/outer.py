@@ -10,8 +10,9 @@ state. Nesterov is DiLoCo's outer optimizer (Douillard et al., arXiv 2311.08105)
 in SNOO (arXiv 2510.15830); it equals torch.optim.SGD(nesterov=True) on d.
 
 The model is evaluated at the slow parameters, as the authors of both do: at those of the last outer
-step, and before the first one at the parameters that the run began with. The schedule is of the
-inner rate only.
+step, and before the first one at the parameters that the run began with. So the updates after the
+last outer step do not count: let `every` divide the steps of a run. The schedule is of the inner
+rate only.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Integer
 
-from lmjax.errors import check_integer, check_number
+from lmjax.errors import FieldError, check_integer, check_number
 from lmjax.parts import Part
 
 
@@ -31,6 +32,9 @@ class Outer(Part):
     """No outer steps."""
 
     label: ClassVar[str] = "none"
+
+    def check_steps(self, steps: int) -> None:
+        """Refuse outer steps none of which a run of so many steps would make."""
 
     def averaging(self) -> optax.GradientTransformation:
         """The last link of an optimizer's chain."""
@@ -42,7 +46,27 @@ class Outer(Part):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lookahead(Outer):
+class Every(Outer):
+    """An outer step every few updates."""
+
+    label: ClassVar[str] = ""
+
+    every: int  # updates between two outer steps
+
+    def validate(self) -> None:
+        check_integer("every", self.every, least=1)
+
+    def check_steps(self, steps: int) -> None:
+        if self.every > steps:
+            told = f"must be at most the run's {steps} steps: it is evaluated after outer steps"
+            raise FieldError("every", self.every, told)
+
+    def evaluation_params(self, state: Any, params: Any) -> Any:
+        return state.slow
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lookahead(Every):
     """A share of the way, every few updates."""
 
     label: ClassVar[str] = "lookahead"
@@ -51,18 +75,15 @@ class Lookahead(Outer):
     share: float = 0.8  # of the way that an outer step goes; 1 = all of it
 
     def validate(self) -> None:
-        check_integer("every", self.every, least=1)
+        super().validate()
         check_number("share", self.share, above=0, most=1)
 
     def averaging(self) -> optax.GradientTransformation:
         return step_every(self.every, self.share, 0.0)
 
-    def evaluation_params(self, state: Any, params: Any) -> Any:
-        return state.slow
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OuterNesterov(Outer):
+class OuterNesterov(Every):
     """SGD with Nesterov's momentum on the way of many updates."""
 
     label: ClassVar[str] = "nesterov"
@@ -72,15 +93,12 @@ class OuterNesterov(Outer):
     momentum: float = 0.9  # decay of the outer velocity; 0 would be lookahead
 
     def validate(self) -> None:
-        check_integer("every", self.every, least=1)
+        super().validate()
         check_number("rate", self.rate, above=0)
         check_number("momentum", self.momentum, above=0, below=1)
 
     def averaging(self) -> optax.GradientTransformation:
         return step_every(self.every, self.rate, self.momentum)
-
-    def evaluation_params(self, state: Any, params: Any) -> Any:
-        return state.slow
 
 
 class StepEveryState(NamedTuple):

@@ -216,7 +216,7 @@ class InfiniteCosine(Schedule):
         check_number("plateau", self.plateau, above=0, most=1)
         check_number("final", self.final, above=0, most=self.plateau)
         check_number("cooldown_fraction", self.cooldown_fraction, above=0, below=1)
-        left = 1 - self.cooldown_fraction
+        left = round(1 - self.cooldown_fraction, 12)  # .1 after .9
         check_number("decay_fraction", self.decay_fraction, above=0, most=left)
 
     def shape(self, progress: Float[Array, ""]) -> Float[Array, ""]:

@@ -80,6 +80,9 @@ class Scion(Optimizer):
         if self.constrained and self.weight_decay:
             told = "must be 0 while constrained, which is a decay of 1"
             raise FieldError("weight_decay", self.weight_decay, told)
+        if self.constrained and self.hyperball:
+            told = "must be False with hyperball, which keeps the norms of matrices"
+            raise FieldError("constrained", self.constrained, told)
 
     @property
     def gain(self) -> float:
