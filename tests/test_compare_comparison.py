@@ -46,7 +46,15 @@ def config():
 FLAGS = ["--optimizers", "adamw", "again", "--seeds", "2", "--trials", "3", "--strategy", "loop"]
 FLAGS += ["--learning-rates", "0.0001", "0.01", "1.0"]
 DIVERGING = ["--learning-rates", "0.0001", "0.01", "1e30", "--steps", "60"]
-TIMES = {"seconds", "seconds_total", "begun", "command", "costs", "speedup_seconds", "per_second"}
+TIMES = {
+    "seconds",
+    "seconds_of_all_cells",
+    "begun",
+    "command",
+    "costs",
+    "speedup_seconds",
+    "per_second",
+}
 TIMES |= {"strategy", "all", "cell", "machine", "updates_in_a_timed_block"}
 
 
@@ -273,6 +281,12 @@ def test_whose_lease_is_stale(tmp_path):
     assert leases.take("a/b")
     assert len(told) == 1
     leases.give_back("a/b")
+
+
+def test_another_strategy_than_a_directory_s_is_refused(whole, experiment, capsys):
+    words = [word if word != "loop" else "lanes" for word in FLAGS]
+    assert main(["compare", experiment, *words, "--out", str(whole)]) == 2
+    assert "--strategy lanes: " in capsys.readouterr().err
 
 
 def test_a_damaged_cell_is_told(whole, tmp_path):

@@ -38,6 +38,9 @@ def run(words: Sequence[str], parse: Parse) -> None:
     plan, loaded = make(words[0], base, given, parse)
     path = directory.choose(plan, given.out)
     found = directory.check(path, plan)
+    if found is not None and given.strategy not in (None, found.name):
+        told = f"{path} is computed by {found.name}; choose another --out"
+        raise InputError(f"--strategy {given.strategy}: {told}")
 
     def choose() -> probe.Choice:
         datasets, batches = loaded
