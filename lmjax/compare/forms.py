@@ -43,13 +43,14 @@ class Number(NamedTuple):
 
 
 class NumberOr(NamedTuple):
-    """A finite number, or one word."""
+    """A finite number, however large, or one word."""
 
     word: str
 
     def check(self, value: Any, path: str) -> None:
-        if value != self.word:
-            Number().check(value, path)
+        real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value != self.word and not (real and math.isfinite(value)):
+            raise _wrong(path, value, f"must be a finite number or {self.word!r}")
 
 
 class Whole(NamedTuple):
