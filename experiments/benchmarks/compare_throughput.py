@@ -14,8 +14,8 @@ mlp         64-32-10 on digits, batches of 128, SGD with momentum .9
 simple_fcn  digits_fcn, batches of 128, SGD with momentum .9
 gpt         char_gpt_tiny, AdamW
 
-Expected (2 cores): at most 1.05 times the best strategy's time, within the tenth by which equal runs
-differ, and a third of PyTorch's, which gpt (1 / 1.5) misses.
+Expected (2 cores): at most 1.05 times the best strategy's time, within the tenth by which equal
+runs differ, and a third of PyTorch's, which gpt (1 / 1.5) misses.
 """
 
 import argparse
