@@ -20,11 +20,10 @@ from lmjax.errors import InputError
 from lmjax.flags import Parser
 from lmjax.record import flat_record
 from lmjax.results import question
-from lmjax.runfiles import CONFIG, METRICS, RESULT, read_json, write_json
+from lmjax.runfiles import CONFIG, METRICS, PLAN, RESULT, read_json, write_json
 
 JSON = "report.json"
 PAGES = (JSON, HTML, MARKDOWN)
-PLAN = "plan.json"  # of a comparison
 CONFIG_FORM = Record(  # of config.json, what is read here
     {
         "lmjax": Word(),

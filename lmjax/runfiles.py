@@ -25,6 +25,7 @@ from lmjax.errors import InputError
 from lmjax.remote import Rewritten, is_remote
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+PLAN = "plan.json"  # of a comparison
 MANIFEST, TRACE = "manifest.json", "trace.jsonl"
 CHECKPOINTS, DAMAGED, EVENTS, PROFILE = "checkpoints", "damaged", "events", "profile"
 TOKENIZER, LOCK = "tokenizer.json", "lock"

@@ -22,7 +22,7 @@ from lmjax.compare.schema import check
 from lmjax.console import Console
 from lmjax.errors import InputError
 from lmjax.parts import replace
-from lmjax.runfiles import write_json
+from lmjax.runfiles import PLAN, write_json
 
 SEEDS = (0, 1, 2, 3)
 STEPS = evaluation_steps(40)
@@ -313,7 +313,7 @@ def test_costs_that_were_damaged_are_told_in_one_line(written, damage):
 
 @pytest.mark.parametrize("field", ["code", "environment", "command"])
 def test_a_plan_that_was_damaged_is_told_in_one_line(written, field):
-    path = written.path / directory.PLAN
+    path = written.path / PLAN
     held = json.loads(path.read_text())
     del held[field]
     path.write_text(json.dumps(held))

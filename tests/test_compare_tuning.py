@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from lmjax.compare.budget import BAND, best_of
+from lmjax.compare.budget import best_of
 from lmjax.compare.paired import paired_difference
 from lmjax.compare.sensitivity import basin
 from lmjax.compare.verdict import judge
@@ -34,11 +34,6 @@ def test_best_of_k_equals_all_draws_there_are(diverged: int) -> None:
         best = np.sort([min(draw) for draw in itertools.combinations(losses, found.trials)])
         assert found.expected == pytest.approx(best.mean(), rel=1e-12)
         assert (found.least, found.most) == (best[0], best[-1])
-        for quantile, share in (
-            *((found.median, 0.5), (found.low, (1 - BAND) / 2), (found.high, (1 + BAND) / 2)),
-        ):
-            assert np.mean(best <= quantile) >= share - 1e-12
-            assert np.mean(best < quantile) < share
     assert best_of(losses)[0].expected == pytest.approx(losses.mean())
     assert best_of(losses)[-1].expected == losses.min()
 
@@ -56,7 +51,6 @@ def test_best_of_k_of_many_trials_and_of_none() -> None:
     found = best_of(np.arange(1.0, 101.0))
     right = [101 / (k + 1) for k in range(1, 101)]  # of the numbers 1 ... n: (n + 1) / (k + 1)
     assert [each.expected for each in found] == pytest.approx(right, rel=1e-9)
-    assert best_of(np.array([4.0, 2.0, 1.0, 3.0]))[0].median == 2.0  # half of the draws reach it
     for wrong in ([], [1.0, math.nan]):
         with pytest.raises(ValueError, match="no losses"):
             best_of(np.array(wrong))

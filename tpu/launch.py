@@ -138,7 +138,9 @@ def status(words: Sequence[str]) -> int:
     parser.add_argument("--poll", type=number, default=POLL, help="seconds between first looks")
     given = parser.parse_args(words)
     check_number("--poll", given.poll, above=0.0)
-    held = [records.load(given.name)] if given.name else _all_records()
+    held, damaged = ([records.load(given.name)], []) if given.name else records.load_all()
+    for told in damaged:
+        print(told, file=sys.stderr)
     if _dry(given, [commands.describe(resource) for resource in held]):
         return 0
     if not held:
@@ -151,17 +153,6 @@ def status(words: Sequence[str]) -> int:
             return 1 if lost and given.wait else 0
         time.sleep(wait)
         wait = min(wait * SLOWER, SLOWEST * given.poll)
-
-
-def _all_records() -> list[Resource]:
-    """Those that can be read; of each other one a line."""
-    found = []
-    for name in records.names():
-        try:
-            found.append(records.load(name))
-        except InputError as error:
-            print(error, file=sys.stderr)
-    return found
 
 
 def _look(resource: Resource) -> cloud.Look:

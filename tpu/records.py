@@ -84,6 +84,17 @@ def load(name: str) -> Resource:
     raise InputError(f"not created by this launcher: {unknown('resource', name, known)}")
 
 
+def load_all() -> tuple[list[Resource], list[str]]:
+    """(the records that can be read, a line for each other one)."""
+    found, damaged = [], []
+    for name in names():
+        try:
+            found.append(load(name))
+        except InputError as error:
+            damaged.append(str(error))
+    return found, damaged
+
+
 def save(resource: Resource) -> None:
     """Write the record, whole or not at all."""
     path = _path(resource.name)

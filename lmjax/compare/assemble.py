@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lmjax.compare import costs, directory, fairness
+from lmjax.compare import costs, fairness
 from lmjax.compare.cells import Json, curve
 from lmjax.compare.entry import entry, plain
 from lmjax.compare.finished import Finished, curves_of, finals, finished, verdicts_of, why_not
@@ -18,7 +18,7 @@ from lmjax.compare.speedup import crossing
 from lmjax.compare.variants import TUNED
 from lmjax.compare.verdict import summary
 from lmjax.record import difference
-from lmjax.runfiles import read_json, write_json
+from lmjax.runfiles import PLAN, read_json, write_json
 
 REPORT = "report.json"
 SCHEMA = 1
@@ -51,7 +51,7 @@ def make(path: epath.Path, plan: Plan, board: Board, baselines: dict[str, float]
     found = {v.label: finished(plan, board, v.label) for v in plan.variants}
     measured = costs.read(path, list(found))
     known = measured["costs"] if measured else {}
-    held = read_json(path / directory.PLAN)
+    held = read_json(path / PLAN)
     all_cells = _all_cells(plan, board, found)
     expected = sum(1 for _ in _expected(plan, found))
     done = len(all_cells)

@@ -6,17 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-BAND = 0.8  # the share of draws that lie between `low` and `high`
-
 
 class BestOf(NamedTuple):
     """The best loss of k trials drawn without replacement."""
 
     trials: int  # k
     expected: float  # inf as long as all k drawn may have diverged
-    median: float
-    low: float  # the quantiles that hold BAND of the draws between them
-    high: float
     least: float  # the range over all draws
     most: float
 
@@ -45,19 +40,5 @@ def _best_of(ascending: list[float], k: int) -> BestOf:
     possible = ascending[: n - k + 1]  # the others are never the best of k
     draws = [math.comb(n - i, k - 1) for i in range(1, n - k + 2)]
     total = math.comb(n, k)
-
-    def quantile(share: float) -> float:
-        """The least loss at or below which that share of the draws ends."""
-        reached = 0
-        for loss, each in zip(possible, draws, strict=True):
-            reached += each
-            if reached >= share * total:
-                return loss
-        return possible[-1]
-
     expected = sum(loss * (each / total) for loss, each in zip(possible, draws, strict=True))
-    tail = (1 - BAND) / 2
-    return BestOf(
-        *(k, expected, quantile(0.5), quantile(tail), quantile(1 - tail)),
-        *(possible[0], possible[-1]),
-    )
+    return BestOf(k, expected, possible[0], possible[-1])

@@ -30,9 +30,9 @@ from lmjax.experiment import Experiment
 from lmjax.lock import check_makeable
 from lmjax.mesh import Parallel, make_mesh
 from lmjax.record import digest, record_difference
-from lmjax.runfiles import draft_of, read_json, write_json
+from lmjax.runfiles import PLAN, draft_of, read_json, write_json
 
-PLAN, MACHINES = "plan.json", "machines"
+MACHINES = "machines"
 SHOWN = 4  # differences that are told
 FOLDER = "comparisons"
 OBJECT = Named(Anything())
