@@ -159,7 +159,18 @@ def run_of(experiment: str, part: str):
     return named("run/config.json", {**held, "tokenizer": None, "batch": {}}, "eval", "run")
 
 
-PLAN = {"plan": {"name": "evil.py"}}
+PLAN = {  # whole but for its plan
+    **dict.fromkeys(("lmjax", "data_name", "command", "begun"), ""),
+    "strategy": {},
+    "strategy_measured": {},
+    "environment": {
+        **{name: {} for name in ("variables", "settings", "compiler", "versions")},
+        "devices": {"count": 1, "kind": "cpu"},
+        "machine": {"cores": [0, 1], "processor_flags": None},
+    },
+    "code": {"files": {}, "parts": {}, "tree": "", "commit": None, "changed": []},
+    "plan": {"name": "evil.py"},
+}
 NESTED = json.dumps({"features": {"a": {"type": "evil.Feature", "content": {}}}})
 BPE = ["train", "char_gpt", "data.tokenizer:bpe", "--data.tokenizer.path", "t.json"]
 LM = ["train", "char_gpt", "--data.source"]
