@@ -27,10 +27,11 @@ def evaluate(
     and what the task derives from the means of each.
 
     Batches have the size of training's and the last is padded with weight 0, so one shape serves.
+    Only the rows that lie on devices of this process are made.
     """
-    parts = {}
+    parts, size = {}, experiment.batch_size
     for member in dataset.members:
-        batches = prefetch(member.evaluation(experiment.batch_size), program.place)
+        batches = prefetch(member.evaluation(size, program.share[:size]), program.place)
         parts[member.name] = [program.eval_step(state, batch) for batch in batches]
     return means_of(parts, experiment)
 

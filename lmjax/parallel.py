@@ -287,7 +287,7 @@ def make_place(rows: NamedSharding, batch_size: int) -> Callable[[Batch], list[B
     """The function that copies rows to the devices, as batches that are laid out as `rows` says.
 
     One jitted call for a whole chunk: jax.device_put takes 100 us for each batch, this 13. Of
-    several processes each brings its share of one batch, or takes it from the whole.
+    several processes each brings its share of one batch.
     """
     if jax.process_count() > 1:
         return functools.partial(_place_share, rows, batch_size, share_of(rows, batch_size).start)
@@ -309,11 +309,9 @@ def make_place(rows: NamedSharding, batch_size: int) -> Callable[[Batch], list[B
 
 def _place_share(rows: NamedSharding, batch_size: int, start: int, host: Batch) -> list[Batch]:
     def placed(x: np.ndarray) -> Array:
-        first = 0 if len(x) == batch_size else start
-
         def at(index: Any) -> np.ndarray:
             cut = range(batch_size)[index[0]]
-            return x[(slice(cut.start - first, cut.stop - first), *index[1:])]
+            return x[(slice(cut.start - start, cut.stop - start), *index[1:])]
 
         return jax.make_array_from_callback((batch_size, *x.shape[1:]), rows, at)
 

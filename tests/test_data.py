@@ -1,5 +1,7 @@
 """Batches are a pure function of (seed, data, t); evaluation sees every target once."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -121,6 +123,20 @@ def test_evaluation_sees_each_held_out_example_once():
     assert sum(batch["weights"].sum() for batch in batches) == 360
     targets = np.concatenate([batch["targets"] for batch in batches])[:360]
     assert np.array_equal(targets, dataset.test.targets)
+
+
+@pytest.mark.parametrize("cuts", [(0, 100), (0, 50, 100), (0, 10, 70, 100)])
+def test_shares_of_the_evaluation_are_the_whole(dataset, cuts):
+    """The last of four batches of the digits has 60 rows, so that the share from 70 has none."""
+    shares = [range(*cut) for cut in itertools.pairwise(cuts)]
+    parts = [list(dataset.evaluation(100, share)) for share in shares]
+    for whole, *pieces in zip(dataset.evaluation(100), *parts, strict=True):
+        assert [len(piece["targets"]) for piece in pieces] == [len(share) for share in shares]
+        for name, rows in whole.items():
+            made = np.concatenate([piece[name] for piece in pieces])
+            assert made.dtype == rows.dtype
+            assert np.array_equal(made, rows)
+    assert not np.array_equal(parts[0][0]["inputs"], parts[-1][1]["inputs"])
 
 
 def test_the_digest_follows_the_data():

@@ -34,7 +34,7 @@ class Numbers(Dataset):
         position = np.arange(start, start + count)
         return {"inputs": np.stack([np.full(count, self.number), position], axis=1)}
 
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
+    def evaluation(self, batch_size: int, share: range | None = None) -> Iterator[Batch]:
         yield {"inputs": np.array([[self.number, -1]])}
 
 

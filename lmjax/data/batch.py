@@ -1,7 +1,7 @@
 """The contract between data, task and trainer: what a batch is and where batches come from."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +59,13 @@ class Dataset:
         """Training batch number `step` (from 0)."""
         return self.rows(seed, step * batch_size, batch_size)
 
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """The held-out split to its end, in order; the last batch is padded with weight 0."""
+    def evaluation(self, batch_size: int, share: range | None = None) -> Iterator[Batch]:
+        """The held-out split to its end, in order; the last batch is padded with weight 0.
+
+        Args:
+          batch_size: rows of every batch.
+          share: those of each batch that are made; None = all.
+        """
         raise NotImplementedError
 
 
@@ -99,6 +104,18 @@ def blank(shape: Sequence[int], dtype: Any) -> np.ndarray:
 def row_numbers(batch: Batch) -> Any:
     """The number of each row in the whole batch; where nobody says, this is the whole batch."""
     return batch["rows"] if "rows" in batch else np.arange(len(batch["targets"]), dtype=np.int32)
+
+
+def held_out(
+    count: int, batch_size: int, share: range | None, make: Callable[[range], Batch]
+) -> Iterator[Batch]:
+    """What Dataset.evaluation is for `count` rows, of which `make` makes one or several."""
+    share = range(batch_size) if share is None else share
+    for first in range(0, count, batch_size):
+        rows = range(first, min(first + batch_size, count))[share.start : share.stop]
+        # The last batch may end before the share begins.
+        batch = make(rows) if rows else {name: x[:0] for name, x in make(range(1)).items()}
+        yield padded(batch, len(share))
 
 
 def padded(batch: Batch, batch_size: int) -> Batch:

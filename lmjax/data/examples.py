@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from lmjax.data import embedded
-from lmjax.data.batch import Batch, Data, Dataset, padded
+from lmjax.data.batch import Batch, Data, Dataset, held_out
 from lmjax.data.order import shuffled
 from lmjax.data.patterns import reaches
 from lmjax.data.tables import ArrayTable, Parts, Table, as_input, in_memory, moments, stratified
@@ -112,11 +112,11 @@ class LabelledExamples(Dataset):
         _, chosen = shuffled(start, count, len(self.train), seed)
         return self.gather(self.train, chosen)
 
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        size = len(self.test)
-        for first in range(0, size, batch_size):
-            chosen = np.arange(first, min(first + batch_size, size))
-            yield padded(self.gather(self.test, chosen), batch_size)
+    def evaluation(self, batch_size: int, share: range | None = None) -> Iterator[Batch]:
+        def make(rows: range) -> Batch:
+            return self.gather(self.test, np.asarray(rows))
+
+        return held_out(len(self.test), batch_size, share, make)
 
     def gather(self, part: Table, chosen: Int64[np.ndarray, "B"]) -> Batch:
         """The chosen examples of a part as a batch."""

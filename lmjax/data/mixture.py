@@ -135,10 +135,10 @@ class Mixed(Dataset):
             own[here] = number * quota[which[here]] + rank[slot[here]]
         return which, own
 
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
+    def evaluation(self, batch_size: int, share: range | None = None) -> Iterator[Batch]:
         """All of each held-out part, one after the other; weights have no say in it."""
         for member in self._members:
-            yield from member.evaluation(batch_size)
+            yield from member.evaluation(batch_size, share)
 
 
 @functools.lru_cache(maxsize=8)

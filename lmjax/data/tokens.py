@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from lmjax.data.batch import Batch, Data, Dataset, File, blank, padded
+from lmjax.data.batch import Batch, Data, Dataset, File, blank, held_out
 from lmjax.data.order import shuffled, words
 from lmjax.data.packing import longest_row, pack
 from lmjax.data.patterns import reaches
@@ -200,21 +200,22 @@ class TokenWindows(Dataset):
         """Targets of the evaluation."""
         return self.config.evaluated_of(self.validation)
 
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
+    def evaluation(self, batch_size: int, share: range | None = None) -> Iterator[Batch]:
         """Every token but the first is predicted once, in windows that do not overlap."""
+        count = -(-self.evaluated // self.length)
+        return held_out(count, batch_size, share, self._evaluated_windows)
+
+    def _evaluated_windows(self, rows: range) -> Batch:
         length, last = self.length, len(self.validation) - 1
-        count = -(-self.evaluated // length)
-        whole = last // length  # windows that lie inside
-        for first in range(0, count, batch_size):
-            starts = np.arange(first, min(first + batch_size, count)) * length
-            inside = starts[: max(whole - first, 0)]
-            found = [self.validation.windows(inside, length + 1)] if len(inside) else []
-            if len(inside) < len(starts):
-                tail = self.validation.windows(starts[-1:], last + 1 - int(starts[-1]))
-                found.append(np.pad(tail, [(0, 0), (0, length + 1 - tail.shape[1])]))
-            batch = self._batch(self.validation, starts, np.concatenate(found))
-            batch["weights"] *= starts[:, None] + np.arange(1, length + 1) <= last
-            yield padded(batch, batch_size)
+        starts = np.asarray(rows) * length
+        inside = starts[: max(last // length - rows.start, 0)]  # the rest reaches over the end
+        found = [self.validation.windows(inside, length + 1)] if len(inside) else []
+        if len(inside) < len(starts):
+            tail = self.validation.windows(starts[-1:], last + 1 - int(starts[-1]))
+            found.append(np.pad(tail, [(0, 0), (0, length + 1 - tail.shape[1])]))
+        batch = self._batch(self.validation, starts, np.concatenate(found))
+        batch["weights"] *= starts[:, None] + np.arange(1, length + 1) <= last
+        return batch
 
     def _batch(
         self,
