@@ -113,15 +113,15 @@ print(json.dumps(told))
 
 MATRICES = ("muon", "muon-optax", "d-muon", "normuon", "scion", "scion-light", "soap", "shampoo")
 GATHERED = {
-    **dict.fromkeys((*MATRICES, "prodigy", "dadapt-adamw", "lbfgs"), STACK),
+    **dict.fromkeys((*MATRICES, "lbfgs"), STACK),
     "adafactor": 2 * 16,
     "dion2": 2 * 16,
     "kron": 2 * 16 * 16,
 }
 # Largest all-gather of an update, in numbers: orthogonal and turned directions need whole matrices,
-# and all layers are gathered at once; the inner products of optax's prodigy, dadapt_adamw and lbfgs
-# flatten each leaf; of Adafactor only the rows' means, of Dion2 only the rows' norms, by which it
-# chooses, of Kron what the factors of one side are made of. All others gather nothing.
+# and all layers are gathered at once; the inner products of optax's lbfgs flatten each leaf; of
+# Adafactor only the rows' means, of Dion2 only the rows' norms, by which it chooses, of Kron what
+# the factors of one side are made of. All others gather nothing.
 
 LABELS = sorted(
     label for label, cls in alternatives(Optimizer).items() if cls.__module__.startswith("lmjax.")

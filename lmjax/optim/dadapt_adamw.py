@@ -8,19 +8,31 @@ With d the estimate, from `first_estimate` on, r(t) the rate of the schedule and
 Sums go over all of the model. The rate multiplies the estimate, so its default is 1; it stands
 within m and the sums.
 
-Equal to the authors' dadapt_adam.py (facebookresearch/dadaptation@c984980) with decouple. What was
-said of optax's bias correction and of gradients that are 0 in lmjax/optim/prodigy.py is as true of
-optax.contrib.dadapt_adamw, which is wrapped.
+Equal to the authors' dadapt_adam.py (facebookresearch/dadaptation@c984980) with decouple. What is
+said of optax's bias correction, of gradients that are 0 and of FSDP in lmjax/optim/prodigy.py is as
+true of optax.contrib.dadapt_adamw.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
-import optax.contrib
+from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import check_number
-from lmjax.optim.prodigy import corrected_rate, with_own_rate
+from lmjax.optim.prodigy import (
+    Rate,
+    at_first,
+    decays_of,
+    grown,
+    inner,
+    mixed,
+    rate_of,
+    resting,
+    size,
+)
 from lmjax.optim.recipe import DECAYS, Factor, Links, Optimizer, Scalar
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
@@ -29,7 +41,7 @@ from lmjax.roles import Roles
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DAdaptAdamW(Optimizer):
-    """optax.contrib.dadapt_adamw with the authors' defaults."""
+    """The direction above, with the authors' defaults."""
 
     label: ClassVar[str] = "dadapt-adamw"
     unfit: ClassVar[tuple[str, ...]] = ("cautious", "hyperball")
@@ -61,6 +73,48 @@ class DAdaptAdamW(Optimizer):
         check_number("first_estimate", self.first_estimate, above=0)
 
     def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
-        rate = corrected_rate(self, learning_rate, factor)
-        inner = optax.contrib.dadapt_adamw(rate, (self.b1, self.b2), self.eps, self.first_estimate)
-        return [("direction", with_own_rate(inner, rate, self, roles))]
+        rate = rate_of(self, learning_rate, factor)
+        return [("direction", step_by_adaptation(self, rate, decays_of(self, roles)))]
+
+
+class StepByAdaptationState(NamedTuple):
+    """step: int32 [], updates made so far; estimate, numerator: [], d and n above; else trees like
+    the parameters."""
+
+    step: Integer[Array, ""]
+    estimate: Float[Array, ""]
+    numerator: Float[Array, ""]
+    first: Any  # moment
+    second: Any  # moment
+    total: Any  # s above
+
+
+def step_by_adaptation(rule: DAdaptAdamW, rate: Rate, decays: Any) -> optax.GradientTransformation:
+    """The equations above, from gradients to steps; `decays` is a number for each parameter."""
+    b1, b2, b3 = rule.b1, rule.b2, rule.b2**0.5
+
+    def init(params: Any) -> StepByAdaptationState:
+        zeros = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
+        return StepByAdaptationState(*at_first(params, rule.first_estimate), *zeros)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        d = state.estimate
+        scale = d * rate(state.step)
+
+        def whitened(s: Array, v: Array) -> Array:
+            return s / (jnp.sqrt(v) + rule.eps)
+
+        along = inner(updates, jax.tree.map(whitened, state.total, state.second))
+        n = (b3 * state.numerator + (1 - b3) * scale * along).astype(d.dtype)
+        m = mixed(state.first, b1, (1 - b1) * scale, updates)
+        v = mixed(state.second, b2, 1 - b2, jax.tree.map(jnp.square, updates))
+        s = mixed(state.total, b3, (1 - b3) * scale, updates)
+
+        def step(decay: float, m: Array, v: Array, p: Array) -> Array:
+            return -m / (jnp.sqrt(v) + rule.eps) - scale * decay * p
+
+        steps = resting(size(s), jax.tree.map(step, decays, m, v, params), params)
+        larger = grown(d, n, (1 - b3) * size(s))
+        return steps, StepByAdaptationState(state.step + 1, larger, n, m, v, s)
+
+    return optax.GradientTransformation(init, update)

@@ -9,22 +9,21 @@ p0 are the first parameters; sums go over all of the model. The rate multiplies 
 default is 1, and it stands within the sums: their weights follow the schedule. Decay is multiplied
 by the estimate too, as in the authors' decoupled form.
 
-Equal to the authors' prodigy_reference.py (konstmish/prodigy@3efb213). optax.contrib.prodigy, which
-is wrapped, multiplies the rate by Adam's bias correction, sqrt(1 - b2^t) / (1 - b1^t), as the
-authors do when asked by use_bias_correction; by default they do not, and the rate that optax is
-given here is divided by it. Nor does optax survive gradients that are all 0: it divides 0 by 0.
-Under FSDP every device gathers each leaf for optax's inner products, which flatten it.
+Equal to the authors' prodigy_reference.py (konstmish/prodigy@3efb213), which divides both sums by
+the first estimate, so that they are not too small, and rests while all gradients have been 0.
+optax.contrib.prodigy multiplies the rate by Adam's bias correction, sqrt(1 - b2^t) / (1 - b1^t), as
+the authors do when asked by use_bias_correction, divides 0 by 0 in the face of such gradients, and
+under FSDP gathers each leaf to flatten it.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
-from jaxtyping import Array
+from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import check_number
 from lmjax.optim.recipe import DECAYS, Factor, Links, Optimizer, Scalar
@@ -32,10 +31,12 @@ from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
 from lmjax.roles import Roles, map_roles
 
+Rate = Callable[[Array], Array]  # number of the update, from 0 -> its rate
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prodigy(Optimizer):
-    """optax.contrib.prodigy with the authors' defaults."""
+    """The direction above, with the authors' defaults."""
 
     label: ClassVar[str] = "prodigy"
     unfit: ClassVar[tuple[str, ...]] = ("cautious", "hyperball")
@@ -69,55 +70,99 @@ class Prodigy(Optimizer):
             check_number(name, getattr(self, name), above=0)
 
     def descent(self, roles: Roles, learning_rate: Scalar, factor: Factor) -> Links:
-        rate = corrected_rate(self, learning_rate, factor)
-        inner = optax.contrib.prodigy(
-            rate,
-            (self.b1, self.b2),
-            self.b3 or None,
-            self.eps,
-            self.first_estimate,
-            self.growth,
-        )
-        return [("direction", with_own_rate(inner, rate, self, roles))]
+        rate = rate_of(self, learning_rate, factor)
+        return [("direction", step_by_estimate(self, rate, decays_of(self, roles)))]
 
 
-Rate = Callable[[Any], Array]  # update number, from 0 -> what optax takes for the rate
+class StepByEstimateState(NamedTuple):
+    """step: int32 [], updates made so far; estimate, numerator: [], d and n above; else trees like
+    the parameters."""
+
+    step: Integer[Array, ""]
+    estimate: Float[Array, ""]
+    numerator: Float[Array, ""]
+    first: Any  # moment
+    second: Any  # moment
+    total: Any  # s above
+    origin: Any  # the first parameters
 
 
-def corrected_rate(rule: Any, learning_rate: Scalar, factor: Factor) -> Rate:
-    """The rate, without the bias correction that optax multiplies it with, if `rule` wants none."""
+def step_by_estimate(rule: Prodigy, rate: Rate, decays: Any) -> optax.GradientTransformation:
+    """The equations above, from gradients to steps; `decays` is a number for each parameter."""
+    b1, b2, b3, d0 = rule.b1, rule.b2, rule.b3 or rule.b2**0.5, rule.first_estimate
 
-    def rate(count: Any) -> Array:
-        now = jax.lax.optimization_barrier(learning_rate * factor(count))
-        return now if rule.bias_correction else now / correction(rule, count)
+    def init(params: Any) -> StepByEstimateState:
+        zeros = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
+        origin = jax.tree.map(jnp.copy, params)  # which are donated
+        return StepByEstimateState(*at_first(params, d0), *zeros, origin)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        d, r = state.estimate, rate(state.step)
+        weight = d / d0 * d * r
+        way = jax.tree.map(jnp.subtract, state.origin, params)
+        n = (b3 * state.numerator + weight * inner(updates, way)).astype(d.dtype)
+        m = mixed(state.first, b1, (1 - b1) * d, updates)
+        v = mixed(state.second, b2, (1 - b2) * d * d, jax.tree.map(jnp.square, updates))
+        s = mixed(state.total, b3, weight, updates)
+        larger = grown(d, rule.growth * n, size(s))
+
+        def step(decay: float, m: Array, v: Array, p: Array) -> Array:
+            return d * r * (-m / (jnp.sqrt(v) + larger * rule.eps) - decay * p)
+
+        steps = resting(size(s), jax.tree.map(step, decays, m, v, params), params)
+        return steps, StepByEstimateState(state.step + 1, larger, n, m, v, s, state.origin)
+
+    return optax.GradientTransformation(init, update)
+
+
+# What D-Adaptation (dadapt_adamw.py) has in common with it.
+
+
+def rate_of(rule: Any, learning_rate: Scalar, factor: Factor) -> Rate:
+    """The rate of each update, times Adam's bias correction if `rule` wants it."""
+
+    def rate(step: Array) -> Array:
+        now = jax.lax.optimization_barrier(learning_rate * factor(step))
+        if not rule.bias_correction:
+            return now
+        return now * (1 - rule.b2 ** (step + 1)) ** 0.5 / (1 - rule.b1 ** (step + 1))
 
     return rate
 
 
-def correction(rule: Any, count: Any) -> Array:
-    """Adam's bias correction of the rate, as optax has it."""
-    return ((1 - rule.b2 ** (count + 1)) ** 0.5) / (1 - rule.b1 ** (count + 1))
+def decays_of(rule: Any, roles: Roles) -> Any:
+    """The decay of each parameter, by its role."""
+    return map_roles(lambda leaf: leaf.decays * rule.weight_decay, roles)
 
 
-def with_own_rate(inner: Any, rate: Rate, rule: Any, roles: Roles) -> optax.GradientTransformation:
-    """A method of optax that estimates its rate, with decay by role, and still while all is 0."""
-    decays = map_roles(lambda leaf: leaf.decays * rule.weight_decay, roles)
+def at_first(params: Any, first_estimate: float) -> tuple[Array, Array, Array]:
+    """(step, estimate, numerator) before the first update."""
+    dtype = optax.tree.dtype(params, "lowest")
+    return jnp.zeros([], jnp.int32), jnp.asarray(first_estimate, dtype), jnp.zeros([], dtype)
 
-    def init(params: Any) -> Any:
-        return inner.init(jax.tree.map(jnp.copy, params))  # it keeps them, and all is donated
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        moved, new = inner.update(updates, state, params)
-        step = state.estim_lr * rate(state.count) * correction(rule, state.count)
+def mixed(old: Any, decay: float, weight: Any, new: Any) -> Any:
+    """decay old + weight new, in the dtype of the old."""
+    return jax.tree.map(lambda x, y: (decay * x + weight * y).astype(x.dtype), old, new)
 
-        # What optax divides by; while it is 0, so is all of the state but the estimate.
-        begun = jnp.asarray(optax.tree.sum(jax.tree.map(jnp.abs, new.grad_sum))) > 0
 
-        def decayed(decay: float, u: Array, p: Array) -> Array:
-            all_of_it = (u - decay * step * p).astype(u.dtype) if decay else u
-            return jnp.where(begun, all_of_it, 0)
+def inner(a: Any, b: Any) -> Array:
+    """<a, b> over all leaves; each is summed where it lies."""
+    return optax.tree.sum(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
 
-        estimate = jnp.where(begun, new.estim_lr, state.estim_lr)
-        return jax.tree.map(decayed, decays, moved, params), new._replace(estim_lr=estimate)
 
-    return optax.GradientTransformation(init, update)
+def size(tree: Any) -> Array:
+    """The sum of absolute values."""
+    return optax.tree.sum(jax.tree.map(lambda x: jnp.sum(jnp.abs(x)), tree))
+
+
+def grown(estimate: Array, numerator: Array, denominator: Array) -> Array:
+    """The larger of the estimate and the ratio, if that is one."""
+    known = denominator > 0
+    ratio = numerator / jnp.where(known, denominator, 1)
+    return jnp.where(known, jnp.maximum(estimate, ratio), estimate).astype(estimate.dtype)
+
+
+def resting(moved: Array, steps: Any, params: Any) -> Any:
+    """The steps, in the dtypes of the parameters; none while nothing has moved."""
+    return jax.tree.map(lambda x, p: jnp.where(moved > 0, x, 0).astype(p.dtype), steps, params)
