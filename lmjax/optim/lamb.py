@@ -59,12 +59,12 @@ def scale_by_trust_ratio(roles: Roles) -> optax.GradientTransformation:
         of_p, of_u = norm_of_each(leaf, p), norm_of_each(leaf, u)
         known = (of_p > 0) & (of_u > 0)
         ratio = jnp.where(known, of_p / jnp.where(known, of_u, 1), 1)
-        return leaf.from_matrices(leaf.to_matrices(u) * ratio)
+        return ratio * u
 
     return optax.stateless(lambda updates, params: map_roles(scale, roles, updates, params))
 
 
 def norm_of_each(leaf: Leaf, x: Array) -> Array:
-    """Frobenius norm of each matrix, or norm of each vector, with its axes kept."""
-    axes = tuple(range(-len(leaf.groups), 0))
-    return jnp.sqrt(jnp.sum(jnp.square(leaf.to_matrices(x)), axes, keepdims=True))
+    """Frobenius norm of each matrix, or norm of each vector, with the leaf's axes kept."""
+    own = tuple(number for group in leaf.groups for number in group)
+    return jnp.sqrt(jnp.sum(jnp.square(x), own, keepdims=True))

@@ -72,7 +72,6 @@ def scale_by_layer(
         of_p, of_g = norm_of_each(leaf, p), norm_of_each(leaf, g)
         known = (of_p > 0) & (of_g > 0)
         ratio = jnp.where(known, coefficient * of_p / jnp.where(known, of_g + decay * of_p, 1), 1)
-        decayed = g + decay * p if decay else g
-        return leaf.from_matrices(leaf.to_matrices(decayed) * ratio)
+        return ratio * (g + decay * p if decay else g)
 
     return optax.stateless(lambda updates, params: map_roles(scale, roles, updates, params))

@@ -139,8 +139,9 @@ class InterpolateState(NamedTuple):
 def interpolate(b1: float, factor: Factor) -> optax.GradientTransformation:
     """From steps of z to steps of y.
 
-    With x taken out of the equations above, y moves by c (z - y) + (1 - b1 + b1 c) times the step
-    of z. Weights are in terms of the rate's factor: the peak rate cancels in c.
+    With x taken out of the equations above, y moves by c (z' - y) + (1 - b1) (1 - c) times the step
+    from z to z'. In terms of z XLA would copy it, since z' takes its place. Weights are in terms of
+    the rate's factor: the peak rate cancels in c.
     """
 
     def init(params: Any) -> InterpolateState:
@@ -154,10 +155,10 @@ def interpolate(b1: float, factor: Factor) -> optax.GradientTransformation:
         c = jnp.where(weights > 0, largest**2 / weights, 0.0)
 
         def move(z: Array, y: Array, u: Array) -> Array:
-            return c * (z - y) + (1 - b1 + b1 * c) * u
+            return c * (z - y) + (1 - b1) * (1 - c) * u
 
-        moved = jax.tree.map(move, state.z, params, updates)
         z = jax.tree.map(lambda z, u: (z + u).astype(z.dtype), state.z, updates)
+        moved = jax.tree.map(move, z, params, updates)
         return moved, InterpolateState(state.step + 1, largest, weights, z)
 
     return optax.GradientTransformation(init, update)
