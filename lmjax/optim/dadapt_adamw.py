@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import check_number
-from lmjax.optim.prodigy import (
+from lmjax.optim.estimate import (
     Rate,
     at_first,
     decays_of,

@@ -17,7 +17,6 @@ under FSDP gathers each leaf to flatten it.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -26,12 +25,21 @@ import optax
 from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import check_number
+from lmjax.optim.estimate import (
+    Rate,
+    at_first,
+    decays_of,
+    grown,
+    inner,
+    mixed,
+    rate_of,
+    resting,
+    size,
+)
 from lmjax.optim.recipe import DECAYS, Factor, Links, Optimizer, Scalar
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
-from lmjax.roles import Roles, map_roles
-
-Rate = Callable[[Array], Array]  # number of the update, from 0 -> its rate
+from lmjax.roles import Roles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,9 +100,9 @@ def step_by_estimate(rule: Prodigy, rate: Rate, decays: Any) -> optax.GradientTr
     b1, b2, b3, d0 = rule.b1, rule.b2, rule.b3 or rule.b2**0.5, rule.first_estimate
 
     def init(params: Any) -> StepByEstimateState:
-        zeros = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
+        m, v, s = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
         origin = jax.tree.map(jnp.copy, params)  # which are donated
-        return StepByEstimateState(*at_first(params, d0), *zeros, origin)
+        return StepByEstimateState(*at_first(params, d0), m, v, s, origin)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         d, r = state.estimate, rate(state.step)
@@ -113,56 +121,3 @@ def step_by_estimate(rule: Prodigy, rate: Rate, decays: Any) -> optax.GradientTr
         return steps, StepByEstimateState(state.step + 1, larger, n, m, v, s, state.origin)
 
     return optax.GradientTransformation(init, update)
-
-
-# What D-Adaptation (dadapt_adamw.py) has in common with it.
-
-
-def rate_of(rule: Any, learning_rate: Scalar, factor: Factor) -> Rate:
-    """The rate of each update, times Adam's bias correction if `rule` wants it."""
-
-    def rate(step: Array) -> Array:
-        now = jax.lax.optimization_barrier(learning_rate * factor(step))
-        if not rule.bias_correction:
-            return now
-        return now * (1 - rule.b2 ** (step + 1)) ** 0.5 / (1 - rule.b1 ** (step + 1))
-
-    return rate
-
-
-def decays_of(rule: Any, roles: Roles) -> Any:
-    """The decay of each parameter, by its role."""
-    return map_roles(lambda leaf: leaf.decays * rule.weight_decay, roles)
-
-
-def at_first(params: Any, first_estimate: float) -> tuple[Array, Array, Array]:
-    """(step, estimate, numerator) before the first update."""
-    dtype = optax.tree.dtype(params, "lowest")
-    return jnp.zeros([], jnp.int32), jnp.asarray(first_estimate, dtype), jnp.zeros([], dtype)
-
-
-def mixed(old: Any, decay: float, weight: Any, new: Any) -> Any:
-    """decay old + weight new, in the dtype of the old."""
-    return jax.tree.map(lambda x, y: (decay * x + weight * y).astype(x.dtype), old, new)
-
-
-def inner(a: Any, b: Any) -> Array:
-    """<a, b> over all leaves; each is summed where it lies."""
-    return optax.tree.sum(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
-
-
-def size(tree: Any) -> Array:
-    """The sum of absolute values."""
-    return optax.tree.sum(jax.tree.map(lambda x: jnp.sum(jnp.abs(x)), tree))
-
-
-def grown(estimate: Array, numerator: Array, denominator: Array) -> Array:
-    """The larger of the estimate and the ratio, if that is one."""
-    known = denominator > 0
-    ratio = numerator / jnp.where(known, denominator, 1)
-    return jnp.where(known, jnp.maximum(estimate, ratio), estimate).astype(estimate.dtype)
-
-
-def resting(moved: Array, steps: Any, params: Any) -> Any:
-    """The steps, in the dtypes of the parameters; none while nothing has moved."""
-    return jax.tree.map(lambda x, p: jnp.where(moved > 0, x, 0).astype(p.dtype), steps, params)
