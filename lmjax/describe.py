@@ -17,9 +17,9 @@ from lmjax.data import Batch
 from lmjax.errors import FieldError, InputError, fields_of
 from lmjax.experiment import Experiment
 from lmjax.mesh import AnyMesh, parameter_spec, shapes_only_mesh
-from lmjax.models.base import OnPaper, placing
 from lmjax.parallel import abstract_state, check_divides
 from lmjax.parts import validate
+from lmjax.placement import OnPaper, placing
 from lmjax.rng import key_for
 from lmjax.roles import Leaf, Roles
 from lmjax.speed import counted, training_costs

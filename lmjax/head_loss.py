@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from lmjax.losses import accuracy, cross_entropy
-from lmjax.models.base import Headless, per_device
+from lmjax.models.base import Headless
+from lmjax.placement import per_device
 
 Way = Literal["chunked", "one-pass"]
 

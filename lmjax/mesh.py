@@ -21,8 +21,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 
 from lmjax.errors import FieldError, check_choice, check_integer
-from lmjax.models.base import OnPaper
 from lmjax.parts import Part
+from lmjax.placement import OnPaper
 from lmjax.roles import ACTIVATIONS, AXES, MESH_AXES, Leaf, Roles, map_roles
 from lmjax.state import TrainState
 
@@ -142,7 +142,7 @@ def laid_out(mesh: AnyMesh, axes: Sequence[str]) -> NamedSharding:
 
 
 class OnMesh(NamedTuple):
-    """Where a model's activations lie: lmjax.models.base.Placement of a mesh."""
+    """Where a model's activations lie: lmjax.placement.Placement of a mesh."""
 
     mesh: Mesh
     notes: dict[str, str]  # topic -> what was decided while a program was traced

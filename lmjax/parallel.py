@@ -20,7 +20,7 @@ from lmjax.experiment import Experiment
 from lmjax.fingerprint import Fingerprint
 from lmjax.mesh import AnyMesh, OnMesh, laid_out, make_mesh, state_shardings, uneven, whole
 from lmjax.metrics import Metrics, pack
-from lmjax.models.base import placing
+from lmjax.placement import placing
 from lmjax.platforms import compiler_options, equal_threads, keep_freed_memory
 from lmjax.rng import key_for
 from lmjax.roles import AXES, Leaf, Roles, read_roles

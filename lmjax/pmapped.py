@@ -16,7 +16,7 @@ from lmjax.data import Batch
 from lmjax.errors import FieldError
 from lmjax.experiment import Experiment
 from lmjax.mesh import OnEach, OnMesh
-from lmjax.models.base import placing
+from lmjax.placement import placing
 from lmjax.shards import ALONG
 from lmjax.state import TrainState
 

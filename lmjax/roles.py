@@ -67,6 +67,9 @@ ACTIVATIONS: dict[str, tuple[MeshAxis, ...]] = {
     "kv_heads": ("tensor",),
     "head_dim": (),
     "vocab": ("tensor",),
+    # of matrices that an optimizer turns: over all devices among which a parameter is cut
+    "turned": ("fsdp", "tensor"),
+    "whole": (),
 }
 
 DECAYS: dict[Role, bool] = {"matrix": True, "embedding": True, "head": True, "vector": False}

@@ -35,7 +35,7 @@ from jaxtyping import Array
 
 from lmjax.data import Batch
 from lmjax.mesh import OnEach, OnMesh
-from lmjax.models.base import placing
+from lmjax.placement import placing
 
 ALONG = "data"  # the axis of the mesh that cuts a batch, in the order of its rows
 

@@ -13,7 +13,7 @@ from lmjax import flops
 from lmjax.console import clock, short
 from lmjax.data import Batch
 from lmjax.experiment import Experiment
-from lmjax.models.base import OnPaper, placing
+from lmjax.placement import OnPaper, placing
 from lmjax.rng import key_for
 from lmjax.state import TrainState, parameter_count
 

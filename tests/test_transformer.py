@@ -12,9 +12,9 @@ from flax import linen as nn
 from flax.core import meta
 
 from lmjax.models import GPT, Llama
-from lmjax.models.base import placing
 from lmjax.models.decoder import Decoder
 from lmjax.models.linear import look_up
+from lmjax.placement import placing
 from lmjax.roles import Leaf, map_roles, read_roles
 
 SIZES: dict[str, Any] = {"vocab_size": 61, "max_length": 24, "depth": 2, "width": 32, "heads": 4}

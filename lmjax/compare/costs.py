@@ -19,9 +19,9 @@ from lmjax.compare.lease import Leases
 from lmjax.console import Console
 from lmjax.errors import InputError
 from lmjax.experiment import Experiment
-from lmjax.models.base import OnPaper, placing
 from lmjax.optim import SGD
 from lmjax.parts import replace
+from lmjax.placement import OnPaper, placing
 from lmjax.runfiles import read_json, write_json
 from lmjax.state import parameter_count
 

@@ -15,9 +15,9 @@ from lmjax.compare.window import Decision, next_trial
 from lmjax.data import Batch, Dataset
 from lmjax.errors import FieldError, InputError, unknown
 from lmjax.experiment import Experiment
-from lmjax.models.base import OnPaper, placing
 from lmjax.optim.recipe import MatrixOptimizer
 from lmjax.parallel import abstract_variables
+from lmjax.placement import OnPaper, placing
 from lmjax.record import digest, from_record, to_record
 from lmjax.rng import SEED_LIMIT
 from lmjax.train import prepare

@@ -28,8 +28,8 @@ from lmjax.compare.plan import Plan, evaluation_steps
 from lmjax.data import Batch, Dataset
 from lmjax.experiment import Experiment
 from lmjax.mesh import Parallel
-from lmjax.models.base import OnPaper, placing
 from lmjax.parallel import abstract_variables
+from lmjax.placement import OnPaper, placing
 from lmjax.platforms import limit_blas, visible_cores
 from lmjax.rng import key_for
 from lmjax.tasks import Variables

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int32, Integer
 
-from lmjax.models.base import Cache, constrain, named
+from lmjax.models.base import Cache, named
 from lmjax.models.decoder import Decoder
 from lmjax.models.kernels import attend
 from lmjax.models.linear import affine
+from lmjax.placement import constrain
 
 
 class Kept(NamedTuple):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from lmjax.errors import FieldError
-from lmjax.models.base import device, note, per_device, shares
+from lmjax.placement import device, note, per_device, shares
 
 Kernel = Literal["xla", "cudnn", "splash"]
 Wanted = Literal["auto", "xla", "cudnn", "splash"]

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer
 
-from lmjax.models.base import named, shares
+from lmjax.models.base import named
+from lmjax.placement import shares
 
 
 def affine(

@@ -16,8 +16,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lmjax.errors import FieldError, check_choice, check_integer, check_number
-from lmjax.models.base import Classifier, constrain, named
+from lmjax.models.base import Classifier, named
 from lmjax.models.mlp import dense
+from lmjax.placement import constrain
 
 Stem = Literal["small", "large"]
 Shortcut = Literal["padded", "projected"]

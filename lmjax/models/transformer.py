@@ -12,10 +12,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int32, Integer
 
 from lmjax.models.attention import Attention, Context, Kept, look, rotation
-from lmjax.models.base import ROWS, Cache, Headless, constrain, named
+from lmjax.models.base import ROWS, Cache, Headless, named
 from lmjax.models.decoder import Decoder, Remat
 from lmjax.models.dropout import RowDropout
 from lmjax.models.linear import affine, capped, linear, look_up
+from lmjax.placement import constrain
 
 ACTIVATIONS = {"gelu_tanh": nn.gelu, "silu": nn.silu}  # Flax's gelu is the tanh one by default
 

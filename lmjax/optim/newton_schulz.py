@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lmjax.errors import check_choice
+from lmjax.placement import constrain, shares
 
 Dtype = Literal["bfloat16", "float32", "float64"]  # of the products
 Quintic = tuple[float, float, float]
@@ -67,6 +68,22 @@ def orthogonalize(
     tall = x.shape[-2] > x.shape[-1]
     y = jnp.swapaxes(x, -1, -2) if tall else x
     y = y.astype(dtype)
-    y = y / (safety * jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + eps)
+    y = spread(y / (safety * jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + eps))
     y, _ = jax.lax.scan(step, y, jnp.asarray(quintics, dtype))
     return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)
+
+
+def spread(y: Float[Array, "*s m n"]) -> Float[Array, "*s m n"]:
+    """Matrices (m <= n) laid out anew over the devices that share a parameter.
+
+    Whole ones where one of the stacked axes can be cut, so that none waits for another; else all of
+    them along n, so that only y y' is summed over devices. As a parameter is cut, which is along
+    its narrow side as a rule, each product would gather both of its factors.
+    """
+    count = shares("turned")
+    for axis in (*range(y.ndim - 2), y.ndim - 1):
+        if count > 1 and y.shape[axis] % count == 0:
+            names = ["whole"] * y.ndim
+            names[axis] = "turned"
+            return constrain(y, *names)
+    return y

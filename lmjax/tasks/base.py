@@ -13,8 +13,9 @@ from lmjax.errors import FieldError
 from lmjax.losses import accuracy, cross_entropy
 from lmjax.metrics import Mean, Metrics
 from lmjax.models import Model
-from lmjax.models.base import ROWS, OnPaper, placing
+from lmjax.models.base import ROWS
 from lmjax.parts import Part
+from lmjax.placement import OnPaper, placing
 
 Variables = dict[str, Any]  # Flax's collections: {"params": ..., further ones: model state}
 

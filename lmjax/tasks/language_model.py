@@ -17,7 +17,7 @@ from lmjax.errors import FieldError, InputError, check_choice, check_integer, ch
 from lmjax.generate import Sampling, generate
 from lmjax.metrics import Mean, Metrics
 from lmjax.models import GPT, TokenModel
-from lmjax.models.base import note, shares
+from lmjax.placement import note, shares
 from lmjax.tasks import ngram
 from lmjax.tasks.base import Outcome, Task, Variables, check_shape
 
