@@ -67,8 +67,7 @@ ACTIVATIONS: dict[str, tuple[MeshAxis, ...]] = {
     "kv_heads": ("tensor",),
     "head_dim": (),
     "vocab": ("tensor",),
-    # of matrices that an optimizer turns: over all devices among which a parameter is cut
-    "turned": ("fsdp", "tensor"),
+    "turned": ("fsdp",),  # of matrices that an optimizer turns
     "whole": (),
 }
 

@@ -123,14 +123,13 @@ GATHERED = {
     **dict.fromkeys(("muon-optax", "soap", "shampoo", "lbfgs"), STACK),
     "adafactor": 2 * 16,
     "dion2": 2 * 16,
-    "normuon": 2 * 24,
     "kron": 2 * 16 * 16,
 }
 # Largest all-gather of an update, in numbers: turned directions and optax's orthogonal ones need
 # whole matrices, and all layers are gathered at once; the inner products of optax's lbfgs flatten
-# each leaf; of Adafactor only the rows' means, of NorMuon the neurons', of Dion2 only the rows'
-# norms, by which it chooses, of Kron what the factors of one side are made of. All others gather
-# nothing: what is to be orthogonal is laid out anew (lmjax/optim/newton_schulz.py).
+# each leaf; of Adafactor only the rows' means, of Dion2 only the rows' norms, by which it chooses,
+# of Kron what the factors of one side are made of. All others gather nothing: what is to be
+# orthogonal is laid out anew (lmjax/optim/newton_schulz.py).
 
 LABELS = sorted(
     label for label, cls in alternatives(Optimizer).items() if cls.__module__.startswith("lmjax.")

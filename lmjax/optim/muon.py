@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array
 
 from lmjax.errors import check_integer, check_number
-from lmjax.optim.newton_schulz import FASTEST, Dtype, check_dtype, orthogonalize
+from lmjax.optim.newton_schulz import FASTEST, Dtype, check_dtype, orthogonal
 from lmjax.optim.recipe import AUXILIARY_SPACE, DECAYS, MatrixOptimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
@@ -85,11 +85,11 @@ def scale_by_muon(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         m, u = with_momentum(updates, state.momentum, momentum, nesterov)
 
-        def orthogonal(leaf: Leaf, u: Array) -> Array:
+        def turned(leaf: Leaf, u: Array) -> Array:
             scale, quintics = scale_of(leaf), [FASTEST] * steps
-            return scale * leaf.as_matrices(lambda x: orthogonalize(x, quintics, dtype), u)
+            return scale * leaf.from_matrices(orthogonal(leaf, u, quintics, dtype))
 
-        return map_roles(orthogonal, roles, u), ScaleByMuonState(m)
+        return map_roles(turned, roles, u), ScaleByMuonState(m)
 
     return optax.GradientTransformation(init, update)
 

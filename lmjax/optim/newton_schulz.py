@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from lmjax.errors import check_choice
 from lmjax.placement import constrain, shares
+from lmjax.roles import AXES, Leaf
 
 Dtype = Literal["bfloat16", "float32", "float64"]  # of the products
 Quintic = tuple[float, float, float]
@@ -73,6 +74,21 @@ def orthogonalize(
     return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)
 
 
+def orthogonal(
+    leaf: Leaf, x: Array, quintics: Sequence[Quintic], dtype: jnp.dtype
+) -> Float[Array, "*s i o"]:
+    """The matrices of an array of this leaf, orthogonalized, and laid out again as the leaf is.
+
+    So that a side of several axes is whole when it is split into them.
+    """
+    y = orthogonalize(leaf.to_matrices(x), quintics, dtype)
+    for side, group in zip(leaf.own_axes, leaf.groups, strict=True):
+        along_fsdp = len(group) == 1 and AXES[leaf.axes[group[0]]].along == "fsdp"
+        if shares("turned") > 1 and along_fsdp and y.shape[side] % shares("turned") == 0:
+            return constrain(y, *_cut(y, side, "turned"))
+    return y
+
+
 def spread(y: Float[Array, "*s m n"]) -> Float[Array, "*s m n"]:
     """Matrices (m <= n) laid out anew over the devices that share a parameter.
 
@@ -83,7 +99,12 @@ def spread(y: Float[Array, "*s m n"]) -> Float[Array, "*s m n"]:
     count = shares("turned")
     for axis in (*range(y.ndim - 2), y.ndim - 1):
         if count > 1 and y.shape[axis] % count == 0:
-            names = ["whole"] * y.ndim
-            names[axis] = "turned"
-            return constrain(y, *names)
+            return constrain(y, *_cut(y, axis, "turned"))
     return y
+
+
+def _cut(y: Array, axis: int, name: str) -> list[str]:
+    """Names of all axes of y, one of which is cut."""
+    names = ["whole"] * y.ndim
+    names[axis] = name
+    return names

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from lmjax.errors import check_number
 from lmjax.optim.muon import Muon, scale_of, with_momentum
-from lmjax.optim.newton_schulz import FASTEST, orthogonalize
+from lmjax.optim.newton_schulz import FASTEST, orthogonal
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, Space
 from lmjax.roles import Leaf, Roles, map_roles
@@ -82,8 +82,8 @@ def scale_by_normuon(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         m, u = with_momentum(updates, state.momentum, momentum, nesterov)
 
-        def orthogonal(leaf: Leaf, u: Array) -> Array:
-            return orthogonalize(leaf.to_matrices(u), [FASTEST] * steps, dtype)
+        def turned(leaf: Leaf, u: Array) -> Array:
+            return orthogonal(leaf, u, [FASTEST] * steps, dtype)
 
         def mix(o: Array, v: Array) -> Array:
             return (b2 * v + (1 - b2) * jnp.mean(o * o, axis=-2)).astype(v.dtype)
@@ -91,7 +91,7 @@ def scale_by_normuon(
         def direction(leaf: Leaf, o: Array, v: Array) -> Array:
             return scale_of(leaf) * leaf.from_matrices(equalise(o, v))
 
-        o = map_roles(orthogonal, roles, u)
+        o = map_roles(turned, roles, u)
         v = jax.tree.map(mix, o, state.second)
         return map_roles(direction, roles, o, v), ScaleByNorMuonState(m, v)
 

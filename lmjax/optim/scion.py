@@ -32,7 +32,7 @@ import optax
 from jaxtyping import Array
 
 from lmjax.errors import FieldError, check_integer, check_number
-from lmjax.optim.newton_schulz import FASTEST, Dtype, check_dtype, orthogonalize
+from lmjax.optim.newton_schulz import FASTEST, Dtype, check_dtype, orthogonal
 from lmjax.optim.recipe import Optimizer
 from lmjax.optim.reference import Reference
 from lmjax.optim.space import Choice, LogGrid, Space
@@ -162,4 +162,4 @@ def steepest(leaf: Leaf, m: Array, steps: int, dtype: jnp.dtype) -> Array:
     *_, inputs, outputs = leaf.matrix_shape
     window = math.prod(n for n, x in zip(leaf.shape, leaf.axes, strict=True) if x in WINDOW)
     scale = (outputs / (inputs / window)) ** 0.5 / window
-    return scale * leaf.as_matrices(lambda x: orthogonalize(x, [FASTEST] * steps, dtype), m)
+    return scale * leaf.from_matrices(orthogonal(leaf, m, [FASTEST] * steps, dtype))
