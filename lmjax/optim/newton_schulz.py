@@ -69,7 +69,9 @@ def orthogonalize(
     tall = x.shape[-2] > x.shape[-1]
     y = jnp.swapaxes(x, -1, -2) if tall else x
     y = y.astype(dtype)
-    y = spread(y / (safety * jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + eps))
+    y = y / (safety * jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + eps)
+    dealt = stack_of(y)
+    y = y if dealt is None else cut(y, dealt)
     y, _ = jax.lax.scan(step, y, jnp.asarray(quintics, dtype))
     return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)
 
@@ -77,34 +79,32 @@ def orthogonalize(
 def orthogonal(
     leaf: Leaf, x: Array, quintics: Sequence[Quintic], dtype: jnp.dtype
 ) -> Float[Array, "*s i o"]:
-    """The matrices of an array of this leaf, orthogonalized, and laid out again as the leaf is.
+    """The matrices of an array of this leaf, orthogonalized.
 
-    So that a side of several axes is whole when it is split into them.
+    Under FSDP whole matrices are dealt out to the devices, where a stacked axis can be cut: as the
+    parameter is cut, each product would gather both of its factors. They are then cut again as the
+    parameter is, before a side of several axes is split into them.
     """
     y = orthogonalize(leaf.to_matrices(x), quintics, dtype)
     for side, group in zip(leaf.own_axes, leaf.groups, strict=True):
-        along_fsdp = len(group) == 1 and AXES[leaf.axes[group[0]]].along == "fsdp"
-        if shares("turned") > 1 and along_fsdp and y.shape[side] % shares("turned") == 0:
-            return constrain(y, *_cut(y, side, "turned"))
+        as_leaf = len(group) == 1 and AXES[leaf.axes[group[0]]].along == "fsdp"
+        if stack_of(y) is not None and as_leaf and divides(y, side):
+            return cut(y, side)
     return y
 
 
-def spread(y: Float[Array, "*s m n"]) -> Float[Array, "*s m n"]:
-    """Matrices (m <= n) laid out anew over the devices that share a parameter.
-
-    Whole ones where one of the stacked axes can be cut, so that none waits for another; else all of
-    them along n, so that only y y' is summed over devices. As a parameter is cut, which is along
-    its narrow side as a rule, each product would gather both of its factors.
-    """
-    count = shares("turned")
-    for axis in (*range(y.ndim - 2), y.ndim - 1):
-        if count > 1 and y.shape[axis] % count == 0:
-            return constrain(y, *_cut(y, axis, "turned"))
-    return y
+def stack_of(y: Float[Array, "*s m n"]) -> int | None:
+    """The stacked axis over which matrices can be dealt out to devices; None = there is none."""
+    return next((axis for axis in range(y.ndim - 2) if divides(y, axis)), None)
 
 
-def _cut(y: Array, axis: int, name: str) -> list[str]:
-    """Names of all axes of y, one of which is cut."""
+def divides(y: Array, axis: int) -> bool:
+    """Whether several devices share a parameter, and their number divides the axis."""
+    return shares("turned") > 1 and y.shape[axis] % shares("turned") == 0
+
+
+def cut(y: Array, axis: int) -> Array:
+    """y, of which each of those devices has its part along the axis."""
     names = ["whole"] * y.ndim
-    names[axis] = name
-    return names
+    names[axis] = "turned"
+    return constrain(y, *names)
