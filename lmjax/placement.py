@@ -17,7 +17,7 @@ Axes = tuple[str, ...]  # names of an array's axes (lmjax/roles.py)
 
 @runtime_checkable
 class Placement(Protocol):
-    """Where activations lie on a mesh."""
+    """Where arrays lie on a mesh."""
 
     @property
     def device(self) -> Any:
@@ -29,7 +29,7 @@ class Placement(Protocol):
         ...
 
     def shares(self, axis: str) -> int:
-        """Over how many devices an activation's axis of that name is cut."""
+        """Over how many devices an axis of that name is cut."""
         ...
 
     def per_device(self, function: Any, ins: Sequence[Axes], out: Any) -> Any:
@@ -48,7 +48,7 @@ _placement: contextvars.ContextVar[Placement | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def placing(placement: Placement) -> Iterator[None]:
-    """Within it, models lay their activations out so."""
+    """Within it, models and optimizers lay their arrays out so."""
     token = _placement.set(placement)
     try:
         yield
@@ -75,7 +75,7 @@ class OnPaper:
 
 
 def constrain(x: Array, *axes: str) -> Array:
-    """The activation x, laid out over the mesh as the names of its axes say (lmjax/roles.py).
+    """x, laid out over the mesh as the names of its axes say (lmjax/roles.py).
 
     Where nobody has said how (`placing`), x itself.
     """
@@ -84,7 +84,7 @@ def constrain(x: Array, *axes: str) -> Array:
 
 
 def shares(axis: str) -> int:
-    """Over how many devices an activation's axis of that name is cut."""
+    """Over how many devices an axis of that name is cut."""
     placement = _placement.get()
     return 1 if placement is None else placement.shares(axis)
 

@@ -12,9 +12,9 @@ and with as many threads. lbfgs is left out: its cost is that of its loss.
 
 Expected (2 cores): everything that is not a matrix method below 15 times sgd, which is one pass
 over memory, but for dadapt-adamw's 28. Theirs over ours, where ours was the slower: sgd .75 to .88,
-adamw .72, momentum .77, nesterov .67, lars .62, dadapt-adamw .49, dion2 .82: torch goes over memory
-once where XLA's CPU backend takes several passes. muon 1.16, d-muon 1.12, normuon 2.03, scion 1.08:
-both do some 350 GFLOP/s in bfloat16 here.
+adamw .72, momentum .77, nesterov .67, lars .62, dadapt-adamw .49, dion2 .82. Of adamw, momentum and
+nesterov torch makes one pass over memory, XLA's CPU backend two or three. muon 1.16, d-muon 1.12,
+normuon 2.03, scion 1.08: both do some 350 GFLOP/s in bfloat16 here.
 """
 
 import argparse

@@ -14,15 +14,16 @@ true of optax.contrib.dadapt_adamw.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array
 
 from lmjax.errors import check_number
 from lmjax.optim.estimate import (
+    EstimateState,
     Rate,
     at_first,
     decays_of,
@@ -77,25 +78,12 @@ class DAdaptAdamW(Optimizer):
         return [("direction", step_by_adaptation(self, rate, decays_of(self, roles)))]
 
 
-class StepByAdaptationState(NamedTuple):
-    """step: int32 [], updates made so far; estimate, numerator: [], d and n above; else trees like
-    the parameters."""
-
-    step: Integer[Array, ""]
-    estimate: Float[Array, ""]
-    numerator: Float[Array, ""]
-    first: Any  # moment
-    second: Any  # moment
-    total: Any  # s above
-
-
 def step_by_adaptation(rule: DAdaptAdamW, rate: Rate, decays: Any) -> optax.GradientTransformation:
     """The equations above, from gradients to steps; `decays` is a number for each parameter."""
     b1, b2, b3 = rule.b1, rule.b2, rule.b2**0.5
 
-    def init(params: Any) -> StepByAdaptationState:
-        zeros = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
-        return StepByAdaptationState(*at_first(params, rule.first_estimate), *zeros)
+    def init(params: Any) -> EstimateState:
+        return at_first(params, rule.first_estimate)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         d = state.estimate
@@ -113,8 +101,9 @@ def step_by_adaptation(rule: DAdaptAdamW, rate: Rate, decays: Any) -> optax.Grad
         def step(decay: float, m: Array, v: Array, p: Array) -> Array:
             return -m / (jnp.sqrt(v) + rule.eps) - scale * decay * p
 
-        steps = resting(size(s), jax.tree.map(step, decays, m, v, params), params)
-        larger = grown(d, n, (1 - b3) * size(s))
-        return steps, StepByAdaptationState(state.step + 1, larger, n, m, v, s)
+        length = size(s)
+        steps = resting(length, jax.tree.map(step, decays, m, v, params), params)
+        larger = grown(d, n, (1 - b3) * length)
+        return steps, EstimateState(state.step + 1, larger, n, m, v, s)
 
     return optax.GradientTransformation(init, update)

@@ -4,7 +4,7 @@ Each sum is over a leaf where it lies, in float32 at least, so that nothing is g
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,26 @@ def decays_of(rule: Any, roles: Roles) -> Any:
     return map_roles(lambda leaf: leaf.decays * rule.weight_decay, roles)
 
 
-def at_first(
-    params: Any, first_estimate: float
-) -> tuple[Integer[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """(step, estimate, numerator) before the first update."""
+class EstimateState(NamedTuple):
+    """step: int32 [], updates made so far; estimate, numerator: []; else trees like the parameters.
+
+    In the equations of a method: d, n, m, v, s.
+    """
+
+    step: Integer[Array, ""]
+    estimate: Float[Array, ""]
+    numerator: Float[Array, ""]
+    first: Any  # moment
+    second: Any  # moment
+    total: Any
+
+
+def at_first(params: Any, first_estimate: float) -> EstimateState:
+    """The state before the first update."""
     dtype = _wide(optax.tree.dtype(params, "lowest"))
-    return jnp.zeros([], jnp.int32), jnp.asarray(first_estimate, dtype), jnp.zeros([], dtype)
+    d, n = jnp.asarray(first_estimate, dtype), jnp.zeros([], dtype)
+    m, v, s = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
+    return EstimateState(jnp.zeros([], jnp.int32), d, n, m, v, s)
 
 
 def mixed(old: Any, decay: float, weight: Any, new: Any) -> Any:

@@ -22,10 +22,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array
 
 from lmjax.errors import check_number
 from lmjax.optim.estimate import (
+    EstimateState,
     Rate,
     at_first,
     decays_of,
@@ -82,42 +83,37 @@ class Prodigy(Optimizer):
         return [("direction", step_by_estimate(self, rate, decays_of(self, roles)))]
 
 
-class StepByEstimateState(NamedTuple):
-    """step: int32 [], updates made so far; estimate, numerator: [], d and n above; else trees like
-    the parameters."""
+class ProdigyState(NamedTuple):
+    """What every such method keeps; origin: the first parameters."""
 
-    step: Integer[Array, ""]
-    estimate: Float[Array, ""]
-    numerator: Float[Array, ""]
-    first: Any  # moment
-    second: Any  # moment
-    total: Any  # s above
-    origin: Any  # the first parameters
+    common: EstimateState
+    origin: Any
 
 
 def step_by_estimate(rule: Prodigy, rate: Rate, decays: Any) -> optax.GradientTransformation:
     """The equations above, from gradients to steps; `decays` is a number for each parameter."""
     b1, b2, b3, d0 = rule.b1, rule.b2, rule.b3 or rule.b2**0.5, rule.first_estimate
 
-    def init(params: Any) -> StepByEstimateState:
-        m, v, s = (jax.tree.map(jnp.zeros_like, params) for _ in range(3))
-        origin = jax.tree.map(jnp.copy, params)  # which are donated
-        return StepByEstimateState(*at_first(params, d0), m, v, s, origin)
+    def init(params: Any) -> ProdigyState:
+        return ProdigyState(at_first(params, d0), jax.tree.map(jnp.copy, params))  # donated, too
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        d, r = state.estimate, rate(state.step)
+        old = state.common
+        d, r = old.estimate, rate(old.step)
         weight = d / d0 * d * r
         way = jax.tree.map(jnp.subtract, state.origin, params)
-        n = (b3 * state.numerator + weight * inner(updates, way)).astype(d.dtype)
-        m = mixed(state.first, b1, (1 - b1) * d, updates)
-        v = mixed(state.second, b2, (1 - b2) * d * d, jax.tree.map(jnp.square, updates))
-        s = mixed(state.total, b3, weight, updates)
-        larger = grown(d, rule.growth * n, size(s))
+        n = (b3 * old.numerator + weight * inner(updates, way)).astype(d.dtype)
+        m = mixed(old.first, b1, (1 - b1) * d, updates)
+        v = mixed(old.second, b2, (1 - b2) * d * d, jax.tree.map(jnp.square, updates))
+        s = mixed(old.total, b3, weight, updates)
+        length = size(s)
+        larger = grown(d, rule.growth * n, length)
 
         def step(decay: float, m: Array, v: Array, p: Array) -> Array:
             return d * r * (-m / (jnp.sqrt(v) + larger * rule.eps) - decay * p)
 
-        steps = resting(size(s), jax.tree.map(step, decays, m, v, params), params)
-        return steps, StepByEstimateState(state.step + 1, larger, n, m, v, s, state.origin)
+        steps = resting(length, jax.tree.map(step, decays, m, v, params), params)
+        new = EstimateState(old.step + 1, larger, n, m, v, s)
+        return steps, ProdigyState(new, state.origin)
 
     return optax.GradientTransformation(init, update)
